@@ -1,0 +1,288 @@
+"""The contract between the pipeline and the trainer: one sample, one index row, one ``dataset.json``.
+
+Whatever both programs must agree on stands here and nowhere else. The module needs numpy and pyarrow alone, so that a
+GPU host can read shards without librosa or ffmpeg, and a crawl host can write them without torch.
+
+    sample  <key>.frames.npy  <key>.mel_32k.npy  <key>.mel_8k.npy  <key>.mel_22k.npy  [<key>.cls]  <key>.json
+    set     <split>-000000.tar + <split>-000000.parquet (its commit record), index.parquet, dataset.json, README.md
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+EMOTIONS = ("Excited", "Fear", "Neutral", "Relaxation", "Sad", "Tension")  # MVED's six, in the authors' order
+
+Modality = Literal["both", "audio", "video"]
+Split = Literal["train", "val", "test", "unlabeled"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test", "unlabeled")
+
+# --- the signals of a sample -------------------------------------------------------------------------------------
+
+CLIP_S = 30  # seconds of a sample
+NUM_FRAMES = 64  # frames of the fast pathway, spread evenly over the clip
+SLOW_STRIDE = 8  # the slow pathway's 8 frames are frames[::8]
+FRAME_SIZE_PX = 128
+N_FFT = 2048  # samples of a Hann window, at every rate
+HOP = 512  # samples between columns, at every rate
+NUM_MELS = 128
+SAMPLE_RATES_HZ = {"mel_32k": 32_000, "mel_8k": 8_000, "mel_22k": 22_050}
+
+
+def num_columns(sample_rate_hz: int) -> int:
+    """Columns of a centred spectrogram of one clip: 1876 at 32 kHz, 1292 at 22.05 kHz, 469 at 8 kHz."""
+    return 1 + CLIP_S * sample_rate_hz // HOP
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One array of a sample: what a tar member of that name must hold."""
+
+    name: str
+    modality: Literal["audio", "video"]
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    channel_axis: int
+
+
+MEMBERS: dict[str, Member] = {
+    "frames": Member(
+        name="frames",
+        modality="video",
+        dtype=np.dtype(np.uint8),
+        shape=(NUM_FRAMES, FRAME_SIZE_PX, FRAME_SIZE_PX, 3),  # T H W C, RGB
+        channel_axis=3,
+    ),
+} | {
+    name: Member(
+        name=name,
+        modality="audio",
+        dtype=np.dtype(np.float16),
+        shape=(2, NUM_MELS, num_columns(rate_hz)),  # channel 0 log-mel power in dB, channel 1 phase
+        channel_axis=0,
+    )
+    for name, rate_hz in SAMPLE_RATES_HZ.items()
+}
+
+
+def members_of(modality: Modality) -> tuple[str, ...]:
+    """Names of the arrays that a set of this modality holds."""
+    return tuple(name for name, member in MEMBERS.items() if modality in ("both", member.modality))
+
+
+# --- what became of a candidate ----------------------------------------------------------------------------------
+
+Status = Literal["kept", "rejected", "failed"]
+
+CODES: dict[str, str] = {
+    "unavailable": "the file or page is not there",
+    "unsupported-link": "the link is not http(s), or nothing known can read it",
+    "no-label": "a labelled set was asked for, and the candidate has no known label or split",
+    "no-audio": "the file has no sound",
+    "no-video": "the file has no moving picture",
+    "too-short": "less than 25 s of sound and picture",
+    "too-large": "beyond the limits on bytes or pixels",
+    "undecodable": "the file is damaged, or no media file at all",
+    "duplicate": "the same clip is in the set already",
+    "timeout": "the clip took longer than the limit",
+    "internal": "our own error; the traceback stands in detail",
+}
+"""Every reason for which a candidate is not kept. `timeout` and `internal` are failures: worth a retry."""
+
+FAILURE_CODES = frozenset({"timeout", "internal"})
+
+
+class SchemaError(ValueError):
+    """Stored data that break the contract; the message names the thing and the mend."""
+
+
+# --- one sample --------------------------------------------------------------------------------------------------
+
+_KEY = re.compile(r"[a-z0-9-]+_[0-9a-f]{8}_[0-9]{8}")
+
+
+def sample_key(*, title: str, source_id: str, start_ms: int) -> str:
+    """Key of a clip: ``<slug>_<8 hex of the source's identity>_<start, 8 digits of milliseconds>``.
+
+    Stems repeat across classes and splits and hold dots and brackets; a tar key ends at its first dot. Hence the slug,
+    and the hash of the whole identity.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-") or "clip"
+    return f"{slug}_{hashlib.sha256(source_id.encode()).hexdigest()[:8]}_{start_ms:08d}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One clip: arrays by member name, an optional class index, and what is known of it (JSON-able)."""
+
+    key: str
+    arrays: Mapping[str, np.ndarray]
+    label: int | None
+    meta: Mapping[str, Any]
+
+
+def encode(sample: Sample) -> dict[str, Any]:
+    """Turn a sample into the record that ``webdataset.TarWriter`` writes: ``__key__`` and bytes by extension.
+
+    Raises
+    ------
+    SchemaError
+        If the key, a dtype or a shape breaks the contract.
+    """
+    if not _KEY.fullmatch(sample.key):
+        raise SchemaError(f"sample key {sample.key!r} is not <slug>_<8 hex>_<8 digits>")
+    record: dict[str, Any] = {"__key__": sample.key}
+    for name, array in sample.arrays.items():
+        _check_array(sample.key, name, array)
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+        record[f"{name}.npy"] = buffer.getvalue()
+    if sample.label is not None:
+        record["cls"] = str(sample.label).encode()
+    record["json"] = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode()
+    return record
+
+
+def decode(record: Mapping[str, Any], members: Collection[str] | None = None) -> Sample:
+    """Turn the bytes of a tar record back into a sample, reading nothing but what the contract allows.
+
+    Nothing is unpickled; members that the contract does not know are ignored.
+
+    Parameters
+    ----------
+    record
+        ``__key__`` and bytes by extension, as ``webdataset`` groups them.
+    members
+        Names of the arrays wanted; all that are present by default.
+
+    Raises
+    ------
+    SchemaError
+        If a wanted array is absent or an array, label or json breaks the contract.
+    """
+    key = str(record.get("__key__", "?"))
+    wanted = [name for name in MEMBERS if f"{name}.npy" in record] if members is None else list(members)
+    arrays = {}
+    for name in wanted:
+        raw = record.get(f"{name}.npy")
+        if raw is None:
+            raise SchemaError(f"sample {key} has no {name}.npy; build the set with the modality that the network needs")
+        try:
+            array = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
+        except ValueError as error:
+            raise SchemaError(f"sample {key}: {name}.npy cannot be read ({error})") from error
+        _check_array(key, name, array)
+        arrays[name] = array
+    try:
+        label = int(record["cls"]) if "cls" in record else None
+        meta = json.loads(record.get("json", b"{}"))
+    except ValueError as error:
+        raise SchemaError(f"sample {key}: cls or json cannot be read ({error})") from error
+    return Sample(key=key, arrays=arrays, label=label, meta=meta)
+
+
+def _check_array(key: str, name: str, array: np.ndarray) -> None:
+    member = MEMBERS.get(name)
+    if member is None:
+        raise SchemaError(f"sample {key}: unknown member {name!r}; known are {', '.join(MEMBERS)}")
+    if array.dtype != member.dtype or array.shape != member.shape:
+        raise SchemaError(
+            f"sample {key}: {name} is {array.dtype}{array.shape}, but schema {SCHEMA_VERSION} says "
+            f"{member.dtype}{member.shape}"
+        )
+
+
+# --- the index: one row a candidate, kept or not -----------------------------------------------------------------
+
+INDEX = pa.schema(
+    [
+        ("key", pa.string()),
+        ("source_id", pa.string()),  # relative path, or link
+        ("link", pa.string()),
+        ("status", pa.string()),  # kept, rejected, failed
+        ("code", pa.string()),  # one of CODES; null when kept
+        ("detail", pa.string()),
+        ("split", pa.string()),
+        ("label", pa.string()),
+        ("source_group", pa.string()),  # what must not straddle splits
+        ("shard", pa.string()),  # bare name of the tar; null unless kept
+        ("start_s", pa.float64()),  # of the clip in its source
+        ("duration_s", pa.float64()),  # of the whole source
+        ("valid_s", pa.float64()),  # of the clip before padding
+        ("sha256", pa.string()),  # of the media file
+        ("title", pa.string()),
+        ("uploader", pa.string()),
+        ("licence", pa.string()),
+        ("fps", pa.float64()),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("snr_db", pa.float64()),  # estimated, of the sound before denoising
+        ("denoised", pa.bool_()),
+    ]
+    # Per-channel mean and mean square of each stored array: what the set's normalisation is summed from.
+    + [(f"{moment}_{name}", pa.list_(pa.float64())) for name in MEMBERS for moment in ("mean", "meansq")]
+)
+
+
+# --- dataset.json ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What ``dataset.json`` says of a set."""
+
+    labels: list[str] | None
+    """Class names by class index; none for an unlabelled set."""
+    recipe: dict[str, Any]
+    """Settings that shape the stored arrays."""
+    recipe_hash: str
+    splits: dict[str, dict[str, Any]]
+    """``{split: {"shards": [names], "samples": n, "per_class": {label: n}}}``."""
+    counts: dict[str, Any]
+    """``{"kept": n, "rejected": n, "failed": n, "by_code": {code: n}}``: one candidate, one count."""
+    normalization: dict[str, dict[str, list[float]]]
+    """``{member: {"mean": [...], "std": [...]}}`` per channel, of the training (or unlabelled) split."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How the set was drawn: seed, split rule, samples a shard."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Tools that made it; equal bytes are promised for equal tools on one type of processor."""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """Text of ``dataset.json``."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = "dataset.json") -> Manifest:
+        """Read ``dataset.json``.
+
+        Raises
+        ------
+        SchemaError
+            If it is no manifest, or of another schema version.
+        """
+        try:
+            raw = json.loads(text)
+            version = raw["schema_version"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise SchemaError(f"{where} is no data set manifest ({error}); build the set again") from error
+        if version != SCHEMA_VERSION:
+            raise SchemaError(
+                f"{where} is of schema version {version}, this software reads {SCHEMA_VERSION}; "
+                "build the set again, or use the release that wrote it"
+            )
+        try:
+            return cls(**{name: raw[name] for name in cls.__dataclass_fields__ if name in raw})
+        except TypeError as error:
+            raise SchemaError(f"{where} is incomplete ({error}); build the set again") from error
