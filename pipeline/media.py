@@ -1,0 +1,207 @@
+"""The only caller of ffmpeg: what a file holds, and one clip of it decoded in one pass.
+
+Media are untrusted. ffmpeg and PyAV get a whitelist of containers beside one of protocols (with protocols alone, a
+playlist named .mp4 decodes another local file), ``file:`` before the path, a limit on pixels and one on time.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import ffmpeg
+import numpy as np
+
+from pipeline.clips import ClipSpan
+from pipeline.errors import RejectedError, UserError
+from pipeline.schema import CLIP_S, FRAME_SIZE_PX, NUM_FRAMES, SAMPLE_RATES_HZ, Modality
+
+MEDIA_SUFFIXES = frozenset(
+    ".mp4 .m4v .mkv .webm .mov .avi .flv .wmv .mpg .mpeg .ts .m2ts .3gp .ogv".split()  # pictures and sound
+    + ".mp3 .m4a .aac .flac .wav .ogg .opus .wma".split()  # sound alone
+)
+
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpeg,mpegts,mpegvideo,h264,hevc,ogg,mp3,aac,flac,wav,aiff"
+)
+"""Demuxers that read one file and nothing beside it: no playlists, no image sequences, no concatenations."""
+
+MAX_PIXELS = 7680 * 4320
+DECODE_TIMEOUT_S = 300.0  # a 30-s clip takes 0.3 to 3 s; a 4K one perhaps 30
+LEAD_S = 1.0  # decoded before the clip's start: decoders need to warm up, and the frame on show began earlier
+TAIL_S = 1.0  # for which the last frame is held, so that it is there at the next grid point
+DAMAGE_S = 1.5  # a file that yields so much less than it promises is damaged
+
+_GUARDS = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+_AUDIO_RATE_HZ = SAMPLE_RATES_HZ["mel_32k"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What a file says it holds; None where it has no such stream."""
+
+    duration_s: float
+    video_stream: int | None
+    audio_stream: int | None
+    fps: float | None
+    width_px: int | None
+    height_px: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One decoded span, sound and picture on one timeline."""
+
+    frames_THWC: np.ndarray | None
+    """uint8 (n, 128, 128, 3), RGB; n is 64, or less where the picture ends early."""
+    audio: np.ndarray | None
+    """float32 mono at 32 kHz, at most 30 s."""
+
+
+@functools.cache
+def ffmpeg_exe() -> str:
+    """Path of the ffmpeg in use: the system's, else the one that comes with imageio-ffmpeg."""
+    if system := shutil.which("ffmpeg"):
+        return system
+    try:
+        import imageio_ffmpeg
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"no ffmpeg on PATH and none in imageio-ffmpeg ({error}); run `make setup`") from error
+
+
+@functools.cache
+def ffmpeg_version() -> str:
+    """First words of ``ffmpeg -version``, such as ``5.1.9-0+deb12u1``."""
+    text = subprocess.run([ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True).stdout
+    return text.split()[2]
+
+
+def probe(path: Path) -> Probe:
+    """Read a file's streams and durations without decoding.
+
+    Raises
+    ------
+    RejectedError
+        ``undecodable`` if no known container opens it, ``too-large`` beyond the limit on pixels.
+    """
+    try:
+        with av.open(f"file:{path}", options=_GUARDS, metadata_errors="replace") as container:
+            pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+            video = pictures[0] if pictures else None
+            audio = container.streams.audio[0] if container.streams.audio else None
+            streams = [s for s in (video, audio) if s is not None]
+            lengths_s = [float(s.duration * s.time_base) for s in streams if s.duration and s.time_base]
+            if container.duration:
+                lengths_s.append(container.duration / av.time_base)
+            rate = (video.average_rate or video.guessed_rate) if video else None
+            found = Probe(
+                duration_s=min(lengths_s, default=0.0),
+                video_stream=video.index if video else None,
+                audio_stream=audio.index if audio else None,
+                fps=float(rate) if rate else None,
+                width_px=video.width if video else None,
+                height_px=video.height if video else None,
+            )
+    except (av.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RejectedError("undecodable", f"no known container opens it: {reason}") from error
+    if (found.width_px or 0) * (found.height_px or 0) > MAX_PIXELS:
+        raise RejectedError("too-large", f"{found.width_px} x {found.height_px} pixels a frame, {MAX_PIXELS} at most")
+    return found
+
+
+def decode_clip(path: Path, span: ClipSpan, found: Probe, *, modality: Modality = "both") -> Clip:
+    """Decode one span in one ffmpeg process: 64 frames by timestamp, and the sound at 32 kHz.
+
+    Frame i is the last one on show at ``start + i * 30/64 s``: what ffmpeg's ``fps`` filter gives when it rounds input
+    times up to its grid. It stands before ``scale``, so that only 64 frames are scaled. Frames are scaled to 128 x 128
+    with no regard to their aspect ratio. Sound is mixed to mono; gaps in it become silence, so that it stays in step.
+
+    Raises
+    ------
+    RejectedError
+        ``no-audio`` or ``no-video`` where the modality needs it, ``undecodable``, ``timeout``.
+    """
+    if modality != "audio" and found.video_stream is None:
+        raise RejectedError("no-video", "the file holds no moving picture")
+    if modality != "video" and found.audio_stream is None:
+        raise RejectedError("no-audio", "the file holds no sound")
+    lead_s = min(LEAD_S, span.start_s)
+    source = ffmpeg.input(
+        f"file:{path}",
+        ss=f"{span.start_s - lead_s:.3f}",
+        t=f"{lead_s + span.length_s + TAIL_S:.3f}",
+        threads=1,
+        max_pixels=MAX_PIXELS,
+        **_GUARDS,
+    )
+    with tempfile.TemporaryDirectory(prefix="clip-") as scratch:
+        frames_file, audio_file = Path(scratch, "frames.rgb"), Path(scratch, "audio.f32")
+        outputs = []
+        if modality != "audio":
+            outputs.append(_frames_output(source[str(found.video_stream)], lead_s, frames_file))
+        if modality != "video":
+            outputs.append(_audio_output(source[str(found.audio_stream)], lead_s, span.length_s, audio_file))
+        command = ffmpeg.merge_outputs(*outputs).global_args(
+            "-nostdin", "-hide_banner", "-loglevel", "error", "-filter_complex_threads", "1"
+        )
+        _run(command.compile(cmd=ffmpeg_exe()))
+        return Clip(frames_THWC=_read_frames(frames_file), audio=_read_audio(audio_file))
+
+
+def decoded_s(clip: Clip) -> float:
+    """Seconds for which both sound and picture were decoded, up to half a second for the picture."""
+    lengths_s = []
+    if clip.frames_THWC is not None:
+        lengths_s.append(CLIP_S if len(clip.frames_THWC) == NUM_FRAMES else len(clip.frames_THWC) * CLIP_S / NUM_FRAMES - TAIL_S)
+    if clip.audio is not None:
+        lengths_s.append(len(clip.audio) / _AUDIO_RATE_HZ)
+    return max(0.0, min(lengths_s))
+
+
+def _frames_output(video: ffmpeg.nodes.Stream, lead_s: float, target: Path) -> ffmpeg.nodes.Stream:
+    return (
+        video.filter("tpad", stop_mode="clone", stop_duration=TAIL_S)
+        .filter("fps", fps=f"{NUM_FRAMES}/{CLIP_S}", round="up", start_time=f"{lead_s:.3f}")
+        # Bit-exact flags: the same pixels whatever instructions the processor has.
+        .filter("scale", FRAME_SIZE_PX, FRAME_SIZE_PX, flags="bilinear+accurate_rnd+full_chroma_int+bitexact")
+        .filter("format", "rgb24")
+        .output(str(target), format="rawvideo", fps_mode="passthrough", **{"frames:v": NUM_FRAMES})
+    )
+
+
+def _audio_output(audio: ffmpeg.nodes.Stream, lead_s: float, length_s: float, target: Path) -> ffmpeg.nodes.Stream:
+    first = round(lead_s * _AUDIO_RATE_HZ)
+    return (
+        audio.filter("aresample", _AUDIO_RATE_HZ, **{"async": 1, "first_pts": 0})
+        .filter("aformat", sample_fmts="flt", channel_layouts="mono")
+        .filter("atrim", start_sample=first, end_sample=first + round(length_s * _AUDIO_RATE_HZ))
+        .output(str(target), format="f32le")
+    )
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=DECODE_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RejectedError("timeout", f"decoding took more than {DECODE_TIMEOUT_S:g} s") from error
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RejectedError("undecodable", f"ffmpeg: {lines[-1]}")
+
+
+def _read_frames(file: Path) -> np.ndarray | None:
+    if not file.exists():
+        return None
+    return np.fromfile(file, np.uint8).reshape(-1, FRAME_SIZE_PX, FRAME_SIZE_PX, 3)
+
+
+def _read_audio(file: Path) -> np.ndarray | None:
+    return np.fromfile(file, np.float32) if file.exists() else None
