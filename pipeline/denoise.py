@@ -8,7 +8,6 @@ profile is taken from the quietest frames, and clips whose noise floor is low ar
 from __future__ import annotations
 
 import numpy as np
-import noisereduce
 import scipy.signal
 
 _WINDOW = 2048  # samples of a frame
@@ -41,15 +40,14 @@ def estimate_snr_db(audio: np.ndarray, sample_rate_hz: int) -> float:
     return float(10 * np.log10(max(total - noise, 1e-3 * total) / noise))
 
 
-def denoise_if_noisy(audio: np.ndarray, *, sample_rate_hz: int) -> tuple[np.ndarray, float, bool]:
-    """Denoise a clip if the gate opens: the sound, the estimated SNR in dB, and whether it was denoised."""
-    snr_db = estimate_snr_db(audio, sample_rate_hz)
+def denoise_if_noisy(audio: np.ndarray, sample_rate_hz: int, *, snr_db: float) -> tuple[np.ndarray, bool]:
+    """Denoise a clip if its estimated SNR opens the gate: the sound, and whether it was denoised."""
     if snr_db >= SNR_GATE_DB:
-        return audio, snr_db, False
-    return denoise(audio, sample_rate_hz=sample_rate_hz, strength=STRENGTH), snr_db, True
+        return audio, False
+    return denoise(audio, sample_rate_hz=sample_rate_hz, strength=STRENGTH), True
 
 
-def quietest(audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+def quietest(audio: np.ndarray) -> np.ndarray:
     """Concatenate the quietest tenth of the clip's frames, digital silence aside."""
     frames = audio[: len(audio) // _WINDOW * _WINDOW].reshape(-1, _WINDOW)
     energy = np.square(frames).sum(axis=1)
@@ -71,7 +69,9 @@ def denoise(audio: np.ndarray, *, sample_rate_hz: int, strength: float) -> np.nd
     numpy.ndarray
         float32 of the same shape.
     """
-    noise = quietest(audio, sample_rate_hz)
+    import noisereduce  # takes a second, and loads torch where it is installed
+
+    noise = quietest(audio)
     if strength == 0 or len(noise) < 8 * _WINDOW:
         return audio
     cleaned = noisereduce.reduce_noise(

@@ -45,12 +45,23 @@ _AUDIO_RATE_HZ = SAMPLE_RATES_HZ["mel_32k"]
 class Probe:
     """What a file says it holds; None where it has no such stream."""
 
-    duration_s: float
+    container_s: float | None
+    video_s: float | None
+    audio_s: float | None
     video_stream: int | None
     audio_stream: int | None
     fps: float | None
     width_px: int | None
     height_px: int | None
+
+    def duration_s(self, modality: Modality) -> float:
+        """Seconds for which all that the modality needs is there; 0 where the file does not say."""
+        lengths_s = [self.container_s]
+        if modality != "audio":
+            lengths_s.append(self.video_s)
+        if modality != "video":
+            lengths_s.append(self.audio_s)
+        return min((length_s for length_s in lengths_s if length_s), default=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +107,11 @@ def probe(path: Path) -> Probe:
             pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
             video = pictures[0] if pictures else None
             audio = container.streams.audio[0] if container.streams.audio else None
-            streams = [s for s in (video, audio) if s is not None]
-            lengths_s = [float(s.duration * s.time_base) for s in streams if s.duration and s.time_base]
-            if container.duration:
-                lengths_s.append(container.duration / av.time_base)
             rate = (video.average_rate or video.guessed_rate) if video else None
             found = Probe(
-                duration_s=min(lengths_s, default=0.0),
+                container_s=container.duration / av.time_base if container.duration else None,
+                video_s=_stream_s(video),
+                audio_s=_stream_s(audio),
                 video_stream=video.index if video else None,
                 audio_stream=audio.index if audio else None,
                 fps=float(rate) if rate else None,
@@ -117,6 +126,18 @@ def probe(path: Path) -> Probe:
     return found
 
 
+def require_streams(found: Probe, modality: Modality) -> None:
+    """Reject a file that lacks what the modality needs: ``no-video`` or ``no-audio``."""
+    if modality != "audio" and found.video_stream is None:
+        raise RejectedError("no-video", "the file holds no moving picture")
+    if modality != "video" and found.audio_stream is None:
+        raise RejectedError("no-audio", "the file holds no sound")
+
+
+def _stream_s(stream: av.stream.Stream | None) -> float | None:
+    return float(stream.duration * stream.time_base) if stream and stream.duration and stream.time_base else None
+
+
 def decode_clip(path: Path, span: ClipSpan, found: Probe, *, modality: Modality = "both") -> Clip:
     """Decode one span in one ffmpeg process: 64 frames by timestamp, and the sound at 32 kHz.
 
@@ -129,10 +150,7 @@ def decode_clip(path: Path, span: ClipSpan, found: Probe, *, modality: Modality 
     RejectedError
         ``no-audio`` or ``no-video`` where the modality needs it, ``undecodable``, ``timeout``.
     """
-    if modality != "audio" and found.video_stream is None:
-        raise RejectedError("no-video", "the file holds no moving picture")
-    if modality != "video" and found.audio_stream is None:
-        raise RejectedError("no-audio", "the file holds no sound")
+    require_streams(found, modality)
     lead_s = min(LEAD_S, span.start_s)
     source = ffmpeg.input(
         f"file:{path}",

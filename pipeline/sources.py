@@ -6,18 +6,22 @@ Every source gives the same thing, a list of ``Source`` in a fixed order; nothin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
 from pipeline.errors import UserError
 from pipeline.media import MEDIA_SUFFIXES
 from pipeline.schema import EMOTIONS, Split
+
+Row = dict[str, str | None]
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".parquet"})
 
@@ -47,8 +51,8 @@ class Source:
     label: str | None = None
     split: Split | None = None
     """The split it came with, where the source has splits."""
-    group: str
-    """What it shares with its siblings: clips of one group never straddle splits."""
+    groups: tuple[str, ...]
+    """What it shares with its siblings: sources with a group in common never straddle splits."""
     problem: tuple[str, str] | None = None
     """Code and detail where it is known already that it cannot be used."""
 
@@ -74,15 +78,16 @@ def source_group(relative: PurePosixPath | str) -> str:
 
 
 def list_sources(source: str, *, labels: str | None = None) -> list[Source]:
-    """List the candidates of a ``--source``.
+    """List the candidates of a ``--source``, in the order in which they count.
 
     Parameters
     ----------
     source
-        A folder, or a list of links (``.txt`` one a line, ``.csv`` or ``.parquet`` with a column ``link``).
+        A folder, or a list of links: ``.txt`` with one a line, ``.csv`` or ``.parquet`` with a column ``link``.
+        A link that is listed twice is one candidate.
     labels
-        None for an unlabelled set; ``mved`` to take split and class from ``<split>/<class>/.../<file>``; else a CSV
-        with columns ``file, label`` and perhaps ``split, group``, its files relative to the folder.
+        None for an unlabelled set; ``mved`` to take split and class from ``<split>/<class>/.../<file>``; else a table
+        with columns ``file`` (relative to the folder) or ``link``, ``label``, and perhaps ``split`` and ``group``.
 
     Raises
     ------
@@ -92,26 +97,23 @@ def list_sources(source: str, *, labels: str | None = None) -> list[Source]:
     path = Path(source)
     if path.is_dir():
         if labels is None:
-            return _folder(path)
-        return _mved(path) if labels == "mved" else _labelled(path, Path(labels))
-    if path.suffix.lower() in LIST_SUFFIXES:
-        if not path.is_file():
-            raise UserError(f"--source {source}: no such file")
-        if labels is not None:
-            raise UserError("--labels goes with a folder; a list carries labels in its own column `label`")
-        return _links(path)
+            return [_local(path, name) for name in _media_under(path)]
+        if labels == "mved":
+            return [_mved(path, name) for name in _media_under(path)]
+        return [_labelled_file(path, row, labels) for row in _label_rows(Path(labels), "file")]
+    if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
+        if labels == "mved":
+            raise UserError("--labels mved goes with a folder of MVED's layout; give a list a table of labels")
+        rows = {row["link"]: row for row in _label_rows(Path(labels), "link")} if labels else None
+        return [_link(link, rows) for link in _links_in(path)]
     if path.exists():
-        raise UserError(f"--source {source} is neither a folder nor a list of links ({', '.join(sorted(LIST_SUFFIXES))})")
+        raise UserError(f"--source {source} is neither a folder nor a list of links ({' '.join(sorted(LIST_SUFFIXES))})")
     raise UserError(f"--source {source}: no such folder or list of links")
 
 
-def _folder(root: Path) -> list[Source]:
-    return [_local(root, name) for name in _media_under(root)]
-
-
 def _local(root: Path, name: str, **known: Any) -> Source:
-    known = {"group": source_group(name)} | {k: v for k, v in known.items() if v is not None}
-    return Source(source_id=name, path=root / name, title=PurePosixPath(name).stem, **known)
+    groups = tuple(group for group in (known.pop("group", None), source_group(name)) if group)
+    return Source(source_id=name, path=root / name, title=PurePosixPath(name).stem, groups=groups, **known)
 
 
 def _media_under(root: Path) -> list[str]:
@@ -122,86 +124,75 @@ def _media_under(root: Path) -> list[str]:
     return names
 
 
-def _mved(root: Path) -> list[Source]:
-    return [_mved_source(root, name) for name in _media_under(root)]
-
-
-def _mved_source(root: Path, name: str) -> Source:
+def _mved(root: Path, name: str) -> Source:
     parts = PurePosixPath(name).parts
     split = _SPLIT_NAMES.get(parts[0].lower())
     label = _MVED_LABELS.get(parts[1].lower()) if len(parts) > 2 else None
     if split is None or label is None:
-        return _local(root, name, problem=("no-label", f"not under <split>/<class>/, classes being {', '.join(EMOTIONS)}"))
+        return _local(root, name, problem=("no-label", f"not under <split>/<class>/ with a class of {', '.join(EMOTIONS)}"))
     return _local(root, name, split=split, label=label)
 
 
-def _labelled(root: Path, table: Path) -> list[Source]:
-    rows = _read_table(table, needed=("file", "label"))
-    seen: set[str] = set()
-    sources = []
+def _label_rows(table: Path, identity: str) -> list[Row]:
+    rows = _read_table(table, needed=(identity, "label"))
+    repeated = [name for name, n in Counter(row[identity] for row in rows).items() if n > 1]
+    if repeated:
+        raise UserError(f"--labels {table} names {repeated[0]} more than once; give each one row")
     for row in rows:
-        name = PurePosixPath(row["file"]).as_posix()
-        if name in seen:
-            raise UserError(f"--labels {table} names {name} twice; give each file one row")
-        seen.add(name)
-        problem = None
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            problem = ("unavailable", "the file lies outside --source")
-        elif not (root / name).is_file():
-            problem = ("unavailable", "no such file under --source")
-        elif not row["label"]:
-            problem = ("no-label", f"{table.name} gives it no label")
-        sources.append(
-            _local(root, name, label=row["label"], split=_split(row, table), group=row.get("group"), problem=problem)
-        )
-    return sources
+        given = row.get("split")
+        row["split"] = _SPLIT_NAMES.get(given.lower()) if given else None
+        if given and row["split"] is None:
+            raise UserError(f"--labels {table} has split {given!r}; known are train, val and test")
+    return rows
 
 
-def _split(row: dict[str, str | None], table: Path) -> Split | None:
-    given = row.get("split")
-    if given is None:
-        return None
-    split = _SPLIT_NAMES.get(given.lower())
-    if split is None:
-        raise UserError(f"{table} has split {given!r}; known are train, val, test")
-    return split
+def _labelled_file(root: Path, row: Row, table: str) -> Source:
+    name = PurePosixPath(row["file"] or "").as_posix()
+    problem = None
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        problem = ("unavailable", "the file lies outside --source")
+    elif not row["label"]:
+        problem = ("no-label", f"{Path(table).name} gives it no label")
+    return _local(root, name, label=row["label"], split=row["split"], group=row.get("group"), problem=problem)
 
 
-def _links(table: Path) -> list[Source]:
+def _links_in(table: Path) -> list[str]:
     if table.suffix.lower() == ".txt":
         lines = (line.strip() for line in _text(table).splitlines())
-        rows: list[dict[str, Any]] = [{"link": line} for line in lines if line and not line.startswith("#")]
+        links = [line for line in lines if line and not line.startswith("#")]
     else:
-        rows = _read_table(table, needed=("link",))
-    if not rows:
+        links = [row["link"] or "" for row in _read_table(table, needed=("link",))]
+    if not links:
         raise UserError(f"--source {table} lists no link")
-    unique = {row["link"]: row for row in reversed(rows) if row["link"]}  # the first row of a link wins
-    return [_link(row, table) for row in rows if unique.get(row["link"]) is row]
+    return list(dict.fromkeys(links))
 
 
-def _link(row: dict[str, Any], table: Path) -> Source:
-    link = row["link"]
+def _link(link: str, labels: dict[str | None, Row] | None) -> Source:
     parts = urlsplit(link)
+    row = (labels or {}).get(link, {})
     problem = None
     if parts.scheme not in ("http", "https") or not parts.netloc:
         problem = ("unsupported-link", "only http and https links are fetched")
+    elif labels is not None and not row.get("label"):
+        problem = ("no-label", "the table of labels does not name it")
     return Source(
         source_id=link,
-        title=row.get("title") or PurePosixPath(parts.path).stem or parts.netloc,
+        title=PurePosixPath(parts.path).stem or parts.netloc or link,
         label=row.get("label"),
-        split=_split(row, table),
-        group=row.get("group") or link,
+        split=row.get("split"),  # type: ignore[arg-type]  # _label_rows let known splits pass alone
+        groups=tuple(group for group in (row.get("group"), link) if group),
         problem=problem,
     )
 
 
-def _read_table(table: Path, *, needed: Iterable[str]) -> list[dict[str, Any]]:
+def _read_table(table: Path, *, needed: Sequence[str]) -> list[Row]:
     """Rows of a CSV or parquet file as text, empty cells as None."""
     try:
         if table.suffix.lower() == ".parquet":
             read = pyarrow.parquet.read_table(table)
         else:
-            options = pyarrow.csv.ConvertOptions(strings_can_be_null=True, null_values=[""])
+            as_text = {name: pa.string() for name in ("file", "link", "label", "split", "group", "title")}  # 007 is no 7
+            options = pyarrow.csv.ConvertOptions(column_types=as_text, strings_can_be_null=True, null_values=[""])
             read = pyarrow.csv.read_csv(table, convert_options=options)
     except FileNotFoundError as error:
         raise UserError(f"{table}: no such file") from error
@@ -212,8 +203,8 @@ def _read_table(table: Path, *, needed: Iterable[str]) -> list[dict[str, Any]]:
         raise UserError(f"{table} has no column {', '.join(missing)}; it has {', '.join(read.column_names)}")
     rows = [{k: None if v is None else str(v).strip() for k, v in row.items()} for row in read.to_pylist()]
     for number, row in enumerate(rows, start=1):
-        if not row[next(iter(needed))]:
-            raise UserError(f"{table}: row {number} has no {next(iter(needed))}")
+        if not row[needed[0]]:
+            raise UserError(f"{table}: row {number} has no {needed[0]}")
     return rows
 
 

@@ -1,0 +1,173 @@
+"""Build a data set of shards from music videos.
+
+    python -m flows.build_shards --source VIDEOS --out shards/unlabeled
+    python -m flows.build_shards --source MVED --labels mved --out shards/mved
+
+The flow needs no Prefect server: without one it starts its own for the time of the run. Killed anywhere and started
+again with the same words, it goes on where it was. Exit code 0: something is kept; 1: nothing is; 2: a mistake in the
+request.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import flows.settings  # isort: skip  # noqa: F401  before prefect is imported
+
+import tyro
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.states import Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.progress import Progress
+from pipeline.build import Build, Row, failed, prepare_batch
+from pipeline.card import dataset_card
+from pipeline.denoise import DEFAULT_ON
+from pipeline.errors import UserError
+from pipeline.plan import SplitRule
+from pipeline.prepare import Recipe
+from pipeline.schema import Manifest, Modality, SchemaError
+from pipeline.shards import read_manifest, write_part
+from pipeline.sources import Source, list_sources
+from pipeline.storage import single_writer
+from pipeline.workers import WorkerDiedError, WorkerPool
+
+@task(name="prepare-batch", cache_policy=NO_CACHE)
+def prepare_in_worker(pool: WorkerPool, folder: Path, batch: list[Source], recipe: Recipe, seed: int) -> list[Row]:
+    """Prepare a batch in a worker. If one dies meanwhile, try the clips one by one: a single clip blocks no other."""
+    try:
+        return pool.run(prepare_batch, folder, batch, recipe, seed)
+    except WorkerDiedError:
+        rows = []
+        for source in batch:
+            try:
+                rows += pool.run_alone(prepare_batch, folder, [source], recipe, seed)
+            except WorkerDiedError as error:
+                rows += write_part(folder, [source], [failed(source, str(error))])
+        return rows
+
+
+@task(name="pack-shard", cache_policy=NO_CACHE)
+def pack_shard(pack: Callable[[list[Row]], None], rows: list[Row]) -> None:
+    """Write one shard and its commit record."""
+    pack(rows)
+
+
+@flow(name="build-shards", task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1))
+def build_shards(
+    source: str,
+    out: str,
+    labels: str | None = None,
+    split: SplitRule | None = None,
+    modality: Modality = "both",
+    limit: int | None = None,
+    seed: int = 0,
+    samples_per_shard: int = 128,
+    workers: int | None = None,
+    denoise: bool = DEFAULT_ON,
+) -> dict[str, object] | State:
+    """Build, or bring up to date, a data set of shards.
+
+    Args:
+        source: A folder of videos, or a list of http(s) links (.txt, or .csv/.parquet with a column `link`).
+        out: Folder of the data set, such as shards/unlabeled.
+        labels: `mved` (split and class from the path), or a CSV with columns file or link, label, [split], [group].
+        split: Keep the splits that the labels came with, or deal whole source groups to train, val and test 80/10/10.
+            By default official if every candidate has a split, else grouped.
+        modality: What a sample must hold, and does.
+        limit: Take the first so many candidates alone.
+        seed: Of the 30-s spans, the grouped split and the shuffle.
+        samples_per_shard: At most so many clips in a tar; one takes about 5 MB.
+        workers: Worker processes; one a core by default.
+        denoise: Denoise clips whose noise floor is high; docs/denoise.md shows what that does.
+    """
+    log = get_run_logger().info
+    try:
+        if limit is not None and limit < 1 or samples_per_shard < 1 or workers is not None and workers < 1:
+            raise UserError("--limit, --samples-per-shard and --workers take whole numbers from 1 up")
+        sources = list_sources(source, labels=labels)[:limit]
+        build = Build.request(
+            out=Path(out),
+            sources=sources,
+            recipe=Recipe(modality=modality, denoise=denoise),
+            seed=seed,
+            labelled=labels,
+            split_rule=split,
+            samples_per_shard=samples_per_shard,
+        )
+        with single_writer(build.work):
+            build.agree_with_earlier()
+            manifest = bring_up_to_date(build, num_workers=workers or os.cpu_count() or 1, log=log)
+    except (UserError, SchemaError) as error:
+        return Failed(message=str(error))  # a mistake in the request: one line, no traceback
+    create_markdown_artifact(dataset_card(Path(out).name, manifest), key="build-shards", description=f"Data set {out}")
+    return manifest.counts
+
+
+def bring_up_to_date(build: Build, *, num_workers: int, log: Callable[[str], None]) -> Manifest:
+    """Prepare what is pending, plan, pack and publish; say so where nothing is to be done."""
+    if build.plan_file.exists():
+        log("an earlier build was stopped while it packed; finishing it first")
+        finish(build)
+    pending = build.pending()
+    known = len(build.sources) - len(pending)
+    manifest = read_manifest(build.out)
+    if not pending and manifest is not None and not build.part_rows():
+        log(f"nothing to do: all {known} candidates are in {build.out} already")
+        return manifest
+    log(f"{len(build.sources)} candidates, {known} done already, {len(pending)} to prepare with {num_workers} workers")
+    with WorkerPool(num_workers) as pool, Progress(len(pending), log) as progress:
+        jobs = (
+            prepare_in_worker.submit(pool, build.work, batch, build.recipe, build.settings.seed)
+            for batch in build.batches(num_workers)
+        )
+        for rows in windowed(jobs, size=2 * num_workers):
+            progress.add(rows)
+    build.make_plan()
+    return finish(build)
+
+
+def finish(build: Build) -> Manifest:
+    """Pack the planned shards that are missing, then derive index, manifest and card."""
+    for _ in windowed((pack_shard.submit(build.pack, rows) for rows in build.shards_to_pack()), size=2):
+        pass
+    return build.finish()
+
+
+def windowed(futures: Iterable[PrefectFuture[Any]], *, size: int) -> Iterable[Any]:
+    """Results of lazily submitted tasks in their order, at most ``size`` of them under way."""
+    under_way: deque[PrefectFuture[Any]] = deque()
+    for future in futures:
+        under_way.append(future)
+        if len(under_way) >= size:
+            yield under_way.popleft().result()
+    while under_way:
+        yield under_way.popleft().result()
+
+
+def main() -> int:
+    """Run the flow with its parameters as flags."""
+    run = functools.wraps(build_shards.fn)(functools.partial(build_shards, return_state=True))
+    state: State[dict[str, Any]] = tyro.cli(run, prog="python -m flows.build_shards", description=__doc__)
+    if not state.is_completed():
+        print(f"build-shards: {state.message}", file=sys.stderr)
+        return 2
+    counts = state.result()
+    print(", ".join(f"{counts[name]} {name}" for name in ("kept", "rejected", "failed")), end="")
+    print("".join(f"; {code} {n}" for code, n in counts["by_code"].items()))
+    if not counts["kept"]:
+        print("build-shards: nothing was kept; index.parquet says why for each candidate", file=sys.stderr)
+    return 0 if counts["kept"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""Prefect's settings for this project; import it before prefect."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # what is built here is nobody else's business
+os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "pipeline")

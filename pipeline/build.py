@@ -1,0 +1,282 @@
+"""One build of a data set, step by step: what is left to prepare, the plan, the shards, the index.
+
+    build = Build.request(...)      what is wanted; agree_with_earlier() checks it against what stands there
+    build.batches(workers)          candidates not prepared yet, cut into batches     -> prepare_batch, in any process
+    build.make_plan()               once all are prepared; written down before the first shard
+    build.shards_to_pack()          -> build.pack(shard), in any order
+    build.finish()                  index.parquet, dataset.json, README.md; the parts go
+
+Killed anywhere and run again, it goes on where it was and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import shards
+from pipeline.card import dataset_card
+from pipeline.errors import UserError
+from pipeline.plan import Candidate, SplitRule, plan
+from pipeline.prepare import Recipe, Rejected, prepare, versions
+from pipeline.schema import EMOTIONS, INDEX, Manifest, Sample
+from pipeline.sources import Source
+from pipeline.storage import publish_text
+
+Row = dict[str, Any]
+
+MAX_BATCH = 16  # candidates: about 80 MB a part, 10 s of work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a set is drawn: fixed by its first build, since later builds only append."""
+
+    seed: int
+    split_rule: SplitRule | None
+    labels: list[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A request to bring a folder up to date with a list of sources."""
+
+    out: Path
+    sources: Sequence[Source]
+    recipe: Recipe
+    settings: Settings
+    samples_per_shard: int
+
+    @property
+    def work(self) -> Path:
+        """Folder of what a build needs until it is finished: parts, plan, lock."""
+        return self.out / ".build"
+
+    @classmethod
+    def request(
+        cls,
+        *,
+        out: Path,
+        sources: Sequence[Source],
+        recipe: Recipe,
+        seed: int,
+        labelled: str | None,
+        split_rule: SplitRule | None,
+        samples_per_shard: int,
+    ) -> Build:
+        """Settle what is wanted.
+
+        Raises
+        ------
+        UserError
+            If the request contradicts itself.
+        """
+        if labelled is None and split_rule is not None:
+            raise UserError("--split is for labelled sets; give --labels, or leave it out")
+        usable = [source for source in sources if source.problem is None]
+        if labelled is not None:
+            unsplit = [source for source in usable if source.split is None]
+            split_rule = split_rule or ("grouped" if unsplit else "official")
+            if split_rule == "official" and unsplit:
+                raise UserError(
+                    f"--split official: {unsplit[0].source_id} came with no split ({len(unsplit)} such); "
+                    "name splits in a column `split`, or use --split grouped"
+                )
+        settings = Settings(seed=seed, split_rule=split_rule, labels=_label_names(usable, labelled))
+        return cls(out=out, sources=sources, recipe=recipe, settings=settings, samples_per_shard=samples_per_shard)
+
+    def agree_with_earlier(self) -> None:
+        """Check the request against what stands in ``out``, or write it down there if it is the first.
+
+        Raises
+        ------
+        UserError
+            If an earlier build had another recipe, seed, split rule or other classes.
+        """
+        wanted = {"recipe_hash": self.recipe.hash, "recipe": asdict(self.recipe), **asdict(self.settings)}
+        file = self.work / "build.json"
+        manifest = shards.read_manifest(self.out)
+        if manifest is not None:
+            earlier = {"recipe_hash": manifest.recipe_hash, "recipe": manifest.recipe, **manifest.settings}
+        elif file.exists():
+            earlier = json.loads(file.read_text())
+        else:
+            publish_text(file, json.dumps(wanted, indent=2) + "\n")
+            return
+        for name, ours in wanted.items():
+            if earlier.get(name) != ours:
+                what = name if name not in ("recipe", "recipe_hash") else "recipe"
+                raise UserError(
+                    f"{self.out} was begun with {what} {_short(earlier.get('recipe' if what == 'recipe' else name))}, "
+                    f"and is asked for with {_short(wanted['recipe' if what == 'recipe' else name])}; choose another --out"
+                )
+
+    # --- prepare -------------------------------------------------------------------------------------------------
+
+    def known_rows(self) -> list[Row]:
+        """Rows of every candidate dealt with: in the index, in a pending plan, or in a whole part."""
+        if self.plan_file.exists():
+            return self.index_rows() + shards.read_rows(self.plan_file)
+        return self.index_rows() + self.part_rows()
+
+    def pending(self) -> list[Source]:
+        """Candidates not dealt with yet, in order."""
+        known = {row["source_id"] for row in self.known_rows()}
+        return [source for source in self.sources if source.source_id not in known]
+
+    def batches(self, num_workers: int) -> list[list[Source]]:
+        """Cut what is pending into batches, small enough to keep all workers busy to the end."""
+        pending = self.pending()
+        size = max(1, min(MAX_BATCH, len(pending) // (4 * num_workers)))
+        return [pending[i : i + size] for i in range(0, len(pending), size)]
+
+    def part_rows(self) -> list[Row]:
+        """Rows of all whole parts."""
+        return [row for file in sorted(self.work.glob("part-*.parquet")) for row in shards.read_rows(file)]
+
+    def index_rows(self) -> list[Row]:
+        """Rows of earlier, finished builds: what the shards hold, and from the index what was not kept."""
+        index = self.out / "index.parquet"
+        left_out = [row for row in shards.read_rows(index) if row["status"] != "kept"] if index.exists() else []
+        return left_out + self.committed_rows(finished_only=True)
+
+    def committed_rows(self, *, finished_only: bool = False) -> list[Row]:
+        """Rows of the shards that stand; with ``finished_only`` without those of a pending plan."""
+        tars = shards.committed_shards(self.out)
+        if finished_only and self.plan_file.exists():
+            planned = {row["shard"] for row in shards.read_rows(self.plan_file)}
+            tars = [tar for tar in tars if tar.name not in planned]
+        return [row for tar in tars for row in shards.read_rows(shards.record_of(tar))]
+
+    # --- plan ----------------------------------------------------------------------------------------------------
+
+    @property
+    def plan_file(self) -> Path:
+        """Every candidate of this build and where it goes; while it exists, the build is not finished."""
+        return self.work / "plan.parquet"
+
+    def make_plan(self) -> None:
+        """Place what was prepared. A plan that is pending already stands: its shards may be half packed."""
+        if self.plan_file.exists():
+            return
+        order = {source.source_id: position for position, source in enumerate(self.sources)}
+        rows = sorted(self.part_rows(), key=lambda row: (order.get(row["source_id"], len(order)), row["source_id"]))
+        rows = list({row["source_id"]: row for row in rows}.values())
+        committed = self.committed_rows()
+        made = plan(
+            [_candidate(row) for row in rows if row["status"] == "kept"],
+            [_candidate(row) for row in committed],
+            split_rule=self.settings.split_rule,
+            seed=self.settings.seed,
+            samples_per_shard=self.samples_per_shard,
+            num_shards=_num_shards(row["shard"] for row in committed),
+        )
+        by_key = {row["key"]: row for row in rows if row["status"] == "kept"}
+        placed = [
+            by_key[p.key] | {"split": p.split, "source_group": p.group, "shard": p.shard} for p in made.placed
+        ]
+        left_out = [row for row in rows if row["status"] != "kept"]
+        for key, kept in made.duplicates.items():
+            left_out.append(by_key[key] | {"status": "rejected", "code": "duplicate", "detail": f"same clip as {kept}"})
+        shards.write_rows(self.plan_file, placed + left_out, shards.PART)
+
+    # --- pack ----------------------------------------------------------------------------------------------------
+
+    def shards_to_pack(self) -> list[list[Row]]:
+        """Rows of every planned shard that is not committed yet."""
+        wanted = defaultdict(list)
+        for row in shards.read_rows(self.plan_file) if self.plan_file.exists() else []:
+            if row["shard"] and not shards.record_of(self.out / row["shard"]).exists():
+                wanted[row["shard"]].append(row)
+        return [wanted[name] for name in sorted(wanted)]
+
+    def pack(self, rows: Sequence[Row]) -> None:
+        """Write one shard and its commit record."""
+        shards.pack_shard(
+            self.out, rows, parts=self.work, labels=self.settings.labels, recipe_hash=self.recipe.hash
+        )
+
+    # --- finish --------------------------------------------------------------------------------------------------
+
+    def finish(self) -> Manifest:
+        """Derive index, ``dataset.json`` and card from the commit records and the plan, then drop plan and parts."""
+        rows = self.index_rows()
+        if self.plan_file.exists():
+            rows += shards.read_rows(self.plan_file)
+        kept = sorted((row for row in rows if row["status"] == "kept"), key=lambda row: row["shard"])  # stable
+        left_out = sorted((row for row in rows if row["status"] != "kept"), key=lambda row: row["source_id"])
+        labels = self.settings.labels
+        manifest = Manifest(
+            labels=labels,
+            recipe=asdict(self.recipe),
+            recipe_hash=self.recipe.hash,
+            splits=shards.split_summary(kept, labels),
+            counts=shards.count(rows),
+            normalization=shards.normalization(kept),
+            settings=asdict(self.settings),
+            versions=versions(),
+        )
+        shards.write_rows(self.out / "index.parquet", kept + left_out, INDEX)
+        publish_text(self.out / "dataset.json", manifest.to_json())
+        publish_text(self.out / "README.md", dataset_card(self.out.name, manifest))
+        # The plan goes first: it points into the parts.
+        for file in [self.plan_file, *self.work.glob("part-*")]:
+            file.unlink(missing_ok=True)
+        return manifest
+
+
+def prepare_batch(
+    folder: Path, sources: Sequence[Source], recipe: Recipe, seed: int, one: Callable[..., Sample | Rejected] = prepare
+) -> list[Row]:
+    """Prepare a batch into one part; our own errors become ``failed(internal)`` rows, with the traceback in detail."""
+
+    def outcomes() -> Iterator[Sample | Rejected]:
+        for source in sources:
+            try:
+                yield one(source, recipe=recipe, seed=seed)
+            except Exception:
+                yield failed(source, traceback.format_exc())
+
+    return shards.write_part(folder, sources, outcomes())
+
+
+def failed(source: Source, detail: str) -> Rejected:
+    """Outcome of a candidate on which our own code broke."""
+    known = {"source_id": source.source_id, "link": source.link, "title": source.title}
+    return Rejected(code="internal", detail=detail, meta=known)
+
+
+def _label_names(usable: Sequence[Source], labelled: str | None) -> list[str] | None:
+    if labelled is None:
+        return None
+    return list(EMOTIONS) if labelled == "mved" else sorted({source.label for source in usable if source.label})
+
+
+def _candidate(row: Row) -> Candidate:
+    groups = row.get("groups") or [row["source_group"]]
+    return Candidate(
+        key=row["key"],
+        sha256=row["sha256"],
+        start_ms=round(row["start_s"] * 1000),
+        groups=tuple(groups),
+        label=row["label"],
+        split=row["split"],
+    )
+
+
+def _num_shards(names: Iterator[str]) -> dict[str, int]:
+    numbers: dict[str, int] = {}
+    for name in names:
+        split, number = Path(name).stem.rsplit("-", 1)
+        numbers[split] = max(numbers.get(split, 0), int(number) + 1)
+    return numbers
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 200 else text[:200] + "..."

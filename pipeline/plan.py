@@ -1,0 +1,172 @@
+"""The global step: duplicates, source groups, splits, shuffle and packing. Pure and deterministic, no I/O.
+
+It sees one row a candidate, in the order of the source list, and what earlier builds of the set committed; it does not
+see who finished first or how the work was cut into parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from pipeline.schema import SPLITS
+
+SplitRule = Literal["official", "grouped"]
+
+SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+"""Aim of a grouped split; whole groups are dealt, so small sets come close at best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What the plan needs to know of a kept clip."""
+
+    key: str
+    sha256: str
+    start_ms: int
+    groups: tuple[str, ...]
+    label: str | None = None
+    split: str | None = None
+    """The split it came with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """Where a kept clip goes."""
+
+    key: str
+    group: str
+    split: str
+    shard: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Places in shard order, and the candidates that are another's duplicate (key to key)."""
+
+    placed: list[Placed]
+    duplicates: dict[str, str]
+
+
+def plan(
+    new: Sequence[Candidate],
+    committed: Sequence[Candidate] = (),
+    *,
+    split_rule: SplitRule | None,
+    seed: int,
+    samples_per_shard: int,
+    num_shards: Mapping[str, int] | None = None,
+) -> Plan:
+    """Place every new clip.
+
+    Parameters
+    ----------
+    new
+        Kept clips, in candidate order.
+    committed
+        Clips that stand in shards already, with the split they stand in; they stay where they are.
+    split_rule
+        None for an unlabelled set; ``official`` takes the split a clip came with; ``grouped`` deals whole source groups.
+    seed
+        Of the splits and the shuffle.
+    samples_per_shard
+        At most so many in a shard; shards of a split are of equal size, give or take one.
+    num_shards
+        Shards of each split that exist: new ones are numbered after them.
+    """
+    unique, duplicates = drop_duplicates(new, committed)
+    group_of = join_groups([*committed, *unique])
+    if split_rule == "grouped":
+        taken = {group_of[clip.key]: clip.split for clip in committed if clip.split}
+        split_of_group = deal_groups(unique, group_of, taken, seed=seed)
+        unique = [replace(clip, split=split_of_group[group_of[clip.key]]) for clip in unique]
+    elif split_rule is None:
+        unique = [replace(clip, split="unlabeled") for clip in unique]
+    placed = []
+    for split in SPLITS:
+        clips = [clip for clip in unique if clip.split == split]
+        first = (num_shards or {}).get(split, 0)
+        order = _rng(seed, split, str(first)).permutation(len(clips))
+        count = -(-len(clips) // samples_per_shard)
+        for offset, chosen in enumerate(np.array_split(order, count) if count else []):
+            shard = f"{split}-{first + offset:06d}.tar"
+            placed += [
+                Placed(key=clips[i].key, group=group_of[clips[i].key], split=split, shard=shard) for i in chosen
+            ]
+    return Plan(placed=placed, duplicates=duplicates)
+
+
+def drop_duplicates(
+    new: Sequence[Candidate], committed: Sequence[Candidate] = ()
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Drop clips that show the same span of the same bytes as an earlier one: the lowest candidate wins."""
+    first = {(clip.sha256, clip.start_ms): clip.key for clip in reversed(committed)}
+    unique, duplicates = [], {}
+    for clip in new:
+        kept = first.setdefault((clip.sha256, clip.start_ms), clip.key)
+        if kept == clip.key:
+            unique.append(clip)
+        else:
+            duplicates[clip.key] = kept
+    return unique, duplicates
+
+
+def join_groups(clips: Iterable[Candidate]) -> dict[str, str]:
+    """Group of each clip by key: clips that share a group name or their media's bytes are joined, transitively.
+
+    A group is called by the first name of its first clip.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    clips = list(clips)
+    for clip in clips:
+        for name in (*clip.groups, f"sha256:{clip.sha256}"):
+            parent[root(name)] = root(clip.groups[0])
+    named: dict[str, str] = {}
+    return {clip.key: named.setdefault(root(clip.groups[0]), clip.groups[0]) for clip in clips}
+
+
+def deal_groups(
+    clips: Sequence[Candidate], group_of: Mapping[str, str], taken: Mapping[str, str], *, seed: int
+) -> dict[str, str]:
+    """Deal whole groups to train, val and test, near 80/10/10 in every class.
+
+    Large groups first, then in an order drawn from the seed; each goes where its classes are furthest below their aim.
+    Groups that stand in a split already stay there.
+    """
+    classes: dict[str, Counter[str | None]] = defaultdict(Counter)
+    for clip in clips:
+        classes[group_of[clip.key]][clip.label] += 1
+    totals = Counter(clip.label for clip in clips)
+    dealt: dict[str, Counter[str | None]] = {split: Counter() for split in SHARES}
+    split_of = dict(taken)
+    for group in sorted(classes, key=lambda g: (g not in taken, -classes[g].total(), _digest(seed, g))):
+        if group not in split_of:
+            lack = {
+                split: sum(
+                    n * (share - dealt[split][label] / totals[label]) / share for label, n in classes[group].items()
+                )
+                for split, share in SHARES.items()
+            }
+            split_of[group] = max(lack, key=lambda split: (lack[split], SHARES[split]))
+        dealt[split_of[group]].update(classes[group])
+    return split_of
+
+
+def _rng(*words: object) -> np.random.Generator:
+    return np.random.default_rng(int(_digest(*words)[:16], 16))
+
+
+def _digest(*words: object) -> str:
+    return hashlib.sha256("\0".join(map(str, words)).encode()).hexdigest()

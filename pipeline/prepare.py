@@ -1,0 +1,158 @@
+"""One candidate in, one ``Sample`` or ``Rejected`` out: the whole recipe on one screen.
+
+    source -> (fetch) -> probe -> span -> decode once -> denoise -> log-mel and phase at three rates -> Sample
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import audio, crawl, denoise, media
+from pipeline.clips import MIN_CLIP_S, clip_rng, plan_clip
+from pipeline.errors import RejectedError
+from pipeline.schema import (
+    CLIP_S,
+    NUM_FRAMES,
+    SAMPLE_RATES_HZ,
+    SCHEMA_VERSION,
+    Modality,
+    Sample,
+    sample_key,
+)
+from pipeline.sources import Source
+from pipeline.spectrogram import Phase, mel_and_phase
+
+LIBRARIES = ("numpy", "librosa", "soxr", "noisereduce", "av", "yt-dlp", "webdataset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings that shape the stored arrays. Sets of different recipes do not mix."""
+
+    modality: Modality = "both"
+    """What a sample holds."""
+    phase: Phase = "projected"
+    """Channel 1 of the spectrograms."""
+    denoise: bool = denoise.DEFAULT_ON
+    """Whether noisy clips are denoised."""
+    frames: str = "npy"
+    """How frames are stored: lossless."""
+    schema_version: int = SCHEMA_VERSION
+    """Of the sample format."""
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits that stand for the recipe."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """Why a candidate is no sample: a code of ``schema.CODES``, a detail, and what was learned of it until then."""
+
+    code: str
+    detail: str
+    meta: Mapping[str, Any]
+
+
+def prepare(source: Source, *, recipe: Recipe, seed: int) -> Sample | Rejected:
+    """Turn one candidate into a sample without label or split, which the plan gives it later.
+
+    Nothing but our own errors raises; whatever is wrong with the candidate comes back as ``Rejected``.
+    """
+    meta: dict[str, Any] = {
+        "source_id": source.source_id,
+        "link": source.link,
+        "title": source.title,
+        "uploader": None,
+        "licence": None,
+    }
+    try:
+        if source.problem is not None:
+            raise RejectedError(*source.problem)
+        with _local_file(source, meta) as path:
+            meta |= {"sha256": _sha256(path)}
+            found = media.probe(path)
+            meta |= {"fps": found.fps, "width_px": found.width_px, "height_px": found.height_px}
+            duration_s = found.duration_s(recipe.modality)
+            meta |= {"duration_s": duration_s}
+            media.require_streams(found, recipe.modality)
+            span = plan_clip(duration_s, clip_rng(seed, source.source_id))
+            meta |= {"start_s": span.start_s}
+            clip = media.decode_clip(path, span, found, modality=recipe.modality)
+        meta |= {"valid_s": _valid_s(clip, promised_s=min(duration_s - span.start_s, span.length_s))}
+        arrays = features(clip, recipe=recipe, meta=meta)
+        key = sample_key(title=meta["title"], source_id=source.source_id, start_ms=span.start_ms)
+        return Sample(key=key, arrays=arrays, label=None, meta=meta | {"versions": versions()})
+    except RejectedError as rejected:
+        return Rejected(code=rejected.code, detail=rejected.detail, meta=meta)
+
+
+def features(clip: media.Clip, *, recipe: Recipe, meta: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Compute the stored arrays of a decoded clip; notes in ``meta`` what the denoiser saw and did.
+
+    Returns
+    -------
+    dict
+        Member name to array, of the dtypes and shapes of ``schema.MEMBERS``.
+    """
+    arrays = {}
+    if clip.frames_THWC is not None:
+        arrays["frames"] = hold_last(clip.frames_THWC)
+    if clip.audio is not None:
+        sound = audio.fit_length(clip.audio, CLIP_S * audio.BASE_RATE_HZ)
+        meta |= {"snr_db": denoise.estimate_snr_db(sound, audio.BASE_RATE_HZ), "denoised": False}
+        if recipe.denoise:
+            sound, meta["denoised"] = denoise.denoise_if_noisy(sound, audio.BASE_RATE_HZ, snr_db=meta["snr_db"])
+        for name, signal in audio.at_rates(sound).items():
+            arrays[name] = mel_and_phase(signal, sample_rate_hz=SAMPLE_RATES_HZ[name], phase=recipe.phase)
+    return arrays
+
+
+def hold_last(frames_THWC: np.ndarray) -> np.ndarray:
+    """Repeat the last frame of a clip whose picture ends early, up to 64 frames."""
+    missing = NUM_FRAMES - len(frames_THWC)
+    return np.concatenate([frames_THWC, np.repeat(frames_THWC[-1:], missing, axis=0)])
+
+
+def versions() -> dict[str, str]:
+    """Tools that shaped a sample; equal bytes are promised for equal versions on one type of processor."""
+    return {"ffmpeg": media.ffmpeg_version()} | {name: metadata.version(name) for name in LIBRARIES}
+
+
+@contextmanager
+def _local_file(source: Source, meta: dict[str, Any]) -> Iterator[Path]:
+    """Yield the candidate's media file, fetched if it is a link; a fetched file is gone afterwards."""
+    if source.path is not None:
+        if not source.path.is_file():
+            raise RejectedError("unavailable", "no such file")
+        yield source.path
+        return
+    with tempfile.TemporaryDirectory(prefix="fetch-") as folder:
+        fetched = crawl.fetch(source.source_id, Path(folder))
+        meta |= {"title": fetched.title or source.title, "uploader": fetched.uploader, "licence": fetched.licence}
+        yield fetched.path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _valid_s(clip: media.Clip, *, promised_s: float) -> float:
+    got_s = media.decoded_s(clip)
+    if got_s < promised_s - media.DAMAGE_S:
+        raise RejectedError("undecodable", f"{got_s:.1f} s could be decoded of {promised_s:.1f} s promised")
+    if got_s < MIN_CLIP_S - media.TAIL_S / 2:
+        raise RejectedError("too-short", f"{got_s:.1f} s of sound and picture, {MIN_CLIP_S:g} s are needed")
+    return round(min(got_s, promised_s), 3)

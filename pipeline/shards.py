@@ -1,0 +1,184 @@
+"""What lies on disk: parts while a build runs, then tars with their commit records, the index and ``dataset.json``.
+
+A commit record is the parquet file beside a tar: its rows, and in its metadata the tar's hash. It is written last, so a
+tar without one does not exist. Index, counts and normalisation are derived from the records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from webdataset import TarWriter
+
+from pipeline.prepare import Rejected
+from pipeline.schema import FAILURE_CODES, INDEX, MEMBERS, SCHEMA_VERSION, SPLITS, Manifest, Sample, SchemaError, encode
+from pipeline.sources import Source
+from pipeline.storage import publishing
+
+Row = dict[str, Any]
+
+PART = pa.schema(
+    [
+        *INDEX,
+        ("groups", pa.list_(pa.string())),
+        ("part", pa.string()),  # the part's tar
+        ("offset", pa.int64()),  # of the sample's members in it, in bytes
+        ("num_bytes", pa.int64()),
+    ]
+)
+"""A row of a part, and of a plan: the index row and where the sample's bytes lie."""
+
+
+def index_row(source: Source, outcome: Sample | Rejected) -> Row:
+    """Row of one candidate; what only the plan knows is left open."""
+    row: Row = {name: outcome.meta.get(name) for name in INDEX.names}
+    row |= {"label": source.label, "split": source.split, "groups": list(source.groups)}
+    if isinstance(outcome, Rejected):
+        status = "failed" if outcome.code in FAILURE_CODES else "rejected"
+        return row | {"status": status, "code": outcome.code, "detail": outcome.detail}
+    row |= {"key": outcome.key, "status": "kept"}
+    for name, array in outcome.arrays.items():
+        channels = np.moveaxis(array, MEMBERS[name].channel_axis, 0).reshape(array.shape[MEMBERS[name].channel_axis], -1)
+        row[f"mean_{name}"] = channels.mean(axis=1, dtype=np.float64).tolist()
+        row[f"meansq_{name}"] = np.square(channels, dtype=np.float64).mean(axis=1).tolist()
+    return row
+
+
+def part_name(sources: Iterable[Source]) -> str:
+    """Name of the part that holds these candidates."""
+    identity = "\0".join(source.source_id for source in sources)
+    return f"part-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+
+def write_part(folder: Path, sources: Sequence[Source], outcomes: Iterable[Sample | Rejected]) -> list[Row]:
+    """Write samples as they come into one tar, and their rows beside it; the rows say that the part is whole."""
+    name = part_name(sources)
+    rows = []
+    with publishing(folder / f"{name}.tar") as scratch:
+        with scratch.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0) as writer:
+            for source, outcome in zip(sources, outcomes, strict=True):
+                row = index_row(source, outcome)
+                if isinstance(outcome, Sample):
+                    offset = writer.tarstream.offset
+                    writer.write(encode(outcome))
+                    row |= {"part": f"{name}.tar", "offset": offset, "num_bytes": writer.tarstream.offset - offset}
+                rows.append(row)
+    write_rows(folder / f"{name}.parquet", rows, PART)
+    return rows
+
+
+def pack_shard(folder: Path, rows: Sequence[Row], *, parts: Path, labels: Sequence[str] | None, recipe_hash: str) -> None:
+    """Copy the samples of one shard out of their parts, give each its split, group and class, and commit the tar."""
+    name = rows[0]["shard"]
+    with publishing(folder / name) as scratch:
+        with scratch.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0) as writer:
+            for row in rows:
+                writer.write(_final_record(row, parts, labels))
+        with scratch.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        num_bytes = scratch.stat().st_size
+    record = {"recipe_hash": recipe_hash, "tar_sha256": digest, "tar_bytes": str(num_bytes)}
+    write_rows(record_of(folder / name), rows, INDEX, metadata=record)
+
+
+def _final_record(row: Row, parts: Path, labels: Sequence[str] | None) -> dict[str, Any]:
+    with (parts / row["part"]).open("rb") as stream:
+        stream.seek(row["offset"])
+        record = _members(io.BytesIO(stream.read(row["num_bytes"])))
+    meta = json.loads(record["json"]) | {name: row[name] for name in ("split", "label", "source_group")}
+    record["json"] = json.dumps(meta, sort_keys=True, ensure_ascii=False).encode()
+    if labels is not None:
+        record["cls"] = str(labels.index(row["label"])).encode()
+    return record | {"__key__": row["key"]}
+
+
+def _members(stream: BinaryIO) -> dict[str, bytes]:
+    with tarfile.open(fileobj=stream, mode="r:") as tar:
+        return {info.name.split(".", 1)[1]: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+
+
+def record_of(tar: Path) -> Path:
+    """Path of a tar's commit record."""
+    return tar.with_suffix(".parquet")
+
+
+def committed_shards(folder: Path) -> list[Path]:
+    """Tars of the set that have a commit record, in the order of their names."""
+    return sorted(tar for split in SPLITS for tar in folder.glob(f"{split}-*.tar") if record_of(tar).exists())
+
+
+def write_rows(target: Path, rows: Iterable[Row], schema: pa.Schema, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write rows as parquet, whole or not at all; the file's metadata always holds the schema version."""
+    known = {"schema_version": str(SCHEMA_VERSION), **(metadata or {})}
+    rows = [{name: row.get(name) for name in schema.names} for row in rows]
+    table = pa.Table.from_pylist(rows, schema=schema.with_metadata(known))
+    with publishing(target) as scratch:
+        pq.write_table(table, scratch, compression="zstd")
+
+
+def read_rows(file: Path) -> list[Row]:
+    """Read back what ``write_rows`` wrote.
+
+    Raises
+    ------
+    SchemaError
+        If the file is of another schema version.
+    """
+    table = pq.read_table(file)
+    version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise SchemaError(f"{file} is of schema version {version}, this software writes {SCHEMA_VERSION}; choose another --out")
+    return list(table.to_pylist())
+
+
+def count(rows: Iterable[Row]) -> dict[str, Any]:
+    """Candidates by status and code; every candidate is counted once."""
+    status = Counter(row["status"] for row in rows)
+    by_code = Counter(row["code"] for row in rows if row["code"])
+    return {name: status[name] for name in ("kept", "rejected", "failed")} | {"by_code": dict(sorted(by_code.items()))}
+
+
+def split_summary(kept: Sequence[Row], labels: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """Shards, samples and samples of each class by split."""
+    summary: dict[str, dict[str, Any]] = {}
+    for split in SPLITS:
+        rows = [row for row in kept if row["split"] == split]
+        if rows:
+            per_class = Counter(row["label"] for row in rows)
+            summary[split] = {
+                "shards": sorted({row["shard"] for row in rows}),
+                "samples": len(rows),
+                "per_class": {label: per_class[label] for label in labels or ()},
+            }
+    return summary
+
+
+def normalization(kept: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
+    """Mean and standard deviation of each channel of each array over the training (or unlabelled) split.
+
+    Where there is no such split, over all that is kept.
+    """
+    training = [row for row in kept if row["split"] in ("train", "unlabeled")] or list(kept)
+    stats = {}
+    for name in MEMBERS:
+        if training and all(row[f"mean_{name}"] for row in training):
+            mean = np.mean([row[f"mean_{name}"] for row in training], axis=0)
+            meansq = np.mean([row[f"meansq_{name}"] for row in training], axis=0)
+            stats[name] = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(meansq - mean**2, 0)).tolist()}
+    return stats
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """``dataset.json`` of a set; none where there is none yet."""
+    file = folder / "dataset.json"
+    return Manifest.from_json(file.read_text(), where=str(file)) if file.exists() else None

@@ -1,0 +1,82 @@
+"""One pool of worker processes: they import the pipeline alone, run on one thread each, and are replaced when they die."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+from loky import ProcessPoolExecutor
+from loky.process_executor import TerminatedWorkerError
+
+Result = TypeVar("Result")
+
+_ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA")}
+
+
+class WorkerDiedError(Exception):
+    """A worker process ended without an answer: killed, out of memory, or crashed in native code."""
+
+
+class WorkerPool:
+    """Run functions in worker processes; safe to share between threads.
+
+    A death breaks a pool for all that runs in it, so whoever is told of one cannot know that it was his doing: ``run``
+    puts a new pool in place, and ``run_alone`` tries a suspect in a process of its own.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        self._num_workers = num_workers
+        self._lock = threading.Lock()
+        self._executor = self._fresh(num_workers)
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown(wait=kind is None, kill_workers=kind is not None)
+
+    def run(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Call a function in some worker and wait for it.
+
+        Raises
+        ------
+        WorkerDiedError
+            If a worker died meanwhile, this one or another.
+        """
+        executor = self._executor
+        try:
+            return _result(executor, function, *args)
+        except WorkerDiedError:
+            with self._lock:
+                if self._executor is executor:
+                    self._executor = self._fresh(self._num_workers)
+            raise
+
+    def run_alone(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Call a function in a process of its own and wait for it.
+
+        Raises
+        ------
+        WorkerDiedError
+            If that process died.
+        """
+        executor = self._fresh(1)
+        try:
+            return _result(executor, function, *args)
+        finally:
+            executor.shutdown(wait=False, kill_workers=True)
+
+    @staticmethod
+    def _fresh(num_workers: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(max_workers=num_workers, env=_ONE_THREAD)
+
+
+def _result(executor: ProcessPoolExecutor, function: Callable[..., Result], *args: Any) -> Result:
+    try:
+        return executor.submit(function, *args).result()  # type: ignore[no-any-return]
+    except TerminatedWorkerError as error:
+        raise WorkerDiedError(str(error).splitlines()[0]) from error
