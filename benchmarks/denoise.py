@@ -1,6 +1,6 @@
 """What denoising does to real music: SDR by strength, on clean clips and with white noise added.
 
-    python -m benchmarks.denoise FOLDER_OF_CLIPS        writes benchmarks/results/denoise.json and docs/denoise.md's table
+    python -m benchmarks.denoise FOLDER     writes benchmarks/results/denoise.json, prints the table of docs/denoise.md
 
 SDR is the power of the clean sound over that of the difference to it, in dB; on a clean clip higher is better and 20 dB
 is wanted; on a noisy clip the figure is the gain over leaving the noise in.

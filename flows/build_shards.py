@@ -11,6 +11,7 @@ request.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 from collections import deque
@@ -24,9 +25,9 @@ import tyro
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
-from prefect.states import Failed, State
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.states import Failed
 
 from flows.progress import Progress
 from pipeline.build import Build, Row, failed, prepare_batch
@@ -40,6 +41,7 @@ from pipeline.shards import read_manifest, write_part
 from pipeline.sources import Source, list_sources
 from pipeline.storage import single_writer
 from pipeline.workers import WorkerDiedError, WorkerPool
+
 
 @task(name="prepare-batch", cache_policy=NO_CACHE)
 def prepare_in_worker(pool: WorkerPool, folder: Path, batch: list[Source], recipe: Recipe, seed: int) -> list[Row]:
@@ -62,7 +64,7 @@ def pack_shard(pack: Callable[[list[Row]], None], rows: list[Row]) -> None:
     pack(rows)
 
 
-@flow(name="build-shards", task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1))
+@flow(name="build-shards")
 def build_shards(
     source: str,
     out: str,
@@ -92,25 +94,49 @@ def build_shards(
     """
     log = get_run_logger().info
     try:
-        if limit is not None and limit < 1 or samples_per_shard < 1 or workers is not None and workers < 1:
-            raise UserError("--limit, --samples-per-shard and --workers take whole numbers from 1 up")
-        sources = list_sources(source, labels=labels)[:limit]
-        build = Build.request(
-            out=Path(out),
-            sources=sources,
-            recipe=Recipe(modality=modality, denoise=denoise),
-            seed=seed,
-            labelled=labels,
-            split_rule=split,
-            samples_per_shard=samples_per_shard,
-        )
+        build = request(source, out, labels, split, modality, limit, seed, samples_per_shard, workers, denoise)
         with single_writer(build.work):
-            build.agree_with_earlier()
+            build.begin()
             manifest = bring_up_to_date(build, num_workers=workers or os.cpu_count() or 1, log=log)
-    except (UserError, SchemaError) as error:
-        return Failed(message=str(error))  # a mistake in the request: one line, no traceback
+    except (UserError, SchemaError, OSError) as error:
+        return Failed(message=str(error))  # a mistake in the request, or a full disk: one line, no traceback
     create_markdown_artifact(dataset_card(Path(out).name, manifest), key="build-shards", description=f"Data set {out}")
     return manifest.counts
+
+
+def request(
+    source: str,
+    out: str,
+    labels: str | None,
+    split: SplitRule | None,
+    modality: Modality,
+    limit: int | None,
+    seed: int,
+    samples_per_shard: int,
+    workers: int | None,
+    denoise: bool,
+) -> Build:
+    """Turn the flow's parameters into a build, checked as far as reading alone can.
+
+    Raises
+    ------
+    UserError
+        A line that names the parameter and the mend.
+    """
+    for flag, number in (("--limit", limit), ("--samples-per-shard", samples_per_shard), ("--workers", workers)):
+        if number is not None and number < 1:
+            raise UserError(f"{flag} {number}: give a whole number from 1 up")
+    build = Build.request(
+        out=Path(out),
+        sources=list_sources(source, labels=labels)[:limit],
+        recipe=Recipe(modality=modality, denoise=denoise),
+        seed=seed,
+        labelled=labels,
+        split_rule=split,
+        samples_per_shard=samples_per_shard,
+    )
+    build.check_against_earlier()
+    return build
 
 
 def bring_up_to_date(build: Build, *, num_workers: int, log: Callable[[str], None]) -> Manifest:
@@ -154,20 +180,30 @@ def windowed(futures: Iterable[PrefectFuture[Any]], *, size: int) -> Iterable[An
         yield under_way.popleft().result()
 
 
-def main() -> int:
-    """Run the flow with its parameters as flags."""
-    run = functools.wraps(build_shards.fn)(functools.partial(build_shards, return_state=True))
-    state: State[dict[str, Any]] = tyro.cli(run, prog="python -m flows.build_shards", description=__doc__)
+@functools.wraps(build_shards.fn)
+def run(**parameters: Any) -> int:
+    """Run the flow in this process; a mistake in the request is told before Prefect starts anything."""
+    try:
+        signature = inspect.signature(build_shards.fn).bind(**parameters)
+        signature.apply_defaults()
+        request(**signature.arguments)
+    except (UserError, SchemaError, OSError) as error:
+        return _fail(str(error))
+    state: State[Any] = build_shards(**parameters, return_state=True)
     if not state.is_completed():
-        print(f"build-shards: {state.message}", file=sys.stderr)
-        return 2
+        return _fail(state.message or "the flow did not complete")
     counts = state.result()
     print(", ".join(f"{counts[name]} {name}" for name in ("kept", "rejected", "failed")), end="")
     print("".join(f"; {code} {n}" for code, n in counts["by_code"].items()))
     if not counts["kept"]:
-        print("build-shards: nothing was kept; index.parquet says why for each candidate", file=sys.stderr)
+        _fail("nothing was kept; index.parquet says why for each candidate")
     return 0 if counts["kept"] else 1
 
 
+def _fail(message: str) -> int:
+    print(f"build-shards: {message}", file=sys.stderr)
+    return 2
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tyro.cli(run, prog="python -m flows.build_shards", description=__doc__))

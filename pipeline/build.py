@@ -1,6 +1,6 @@
 """One build of a data set, step by step: what is left to prepare, the plan, the shards, the index.
 
-    build = Build.request(...)      what is wanted; agree_with_earlier() checks it against what stands there
+    build = Build.request(...)      what is wanted; begin() checks it against what stands there
     build.batches(workers)          candidates not prepared yet, cut into batches     -> prepare_batch, in any process
     build.make_plan()               once all are prepared; written down before the first shard
     build.shards_to_pack()          -> build.pack(shard), in any order
@@ -11,6 +11,7 @@ Killed anywhere and run again, it goes on where it was and ends in the same byte
 
 from __future__ import annotations
 
+import errno
 import json
 import traceback
 from collections import defaultdict
@@ -30,6 +31,7 @@ from pipeline.storage import publish_text
 
 Row = dict[str, Any]
 
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MAX_BATCH = 16  # candidates: about 80 MB a part, 10 s of work
 
 
@@ -90,31 +92,39 @@ class Build:
         settings = Settings(seed=seed, split_rule=split_rule, labels=_label_names(usable, labelled))
         return cls(out=out, sources=sources, recipe=recipe, settings=settings, samples_per_shard=samples_per_shard)
 
-    def agree_with_earlier(self) -> None:
-        """Check the request against what stands in ``out``, or write it down there if it is the first.
+    def check_against_earlier(self) -> None:
+        """Compare the request with what stands in ``out``.
 
         Raises
         ------
         UserError
             If an earlier build had another recipe, seed, split rule or other classes.
         """
-        wanted = {"recipe_hash": self.recipe.hash, "recipe": asdict(self.recipe), **asdict(self.settings)}
-        file = self.work / "build.json"
         manifest = shards.read_manifest(self.out)
         if manifest is not None:
-            earlier = {"recipe_hash": manifest.recipe_hash, "recipe": manifest.recipe, **manifest.settings}
-        elif file.exists():
-            earlier = json.loads(file.read_text())
+            earlier = {"recipe": manifest.recipe, **manifest.settings}
+        elif self._request_file.exists():
+            earlier = json.loads(self._request_file.read_text())
         else:
-            publish_text(file, json.dumps(wanted, indent=2) + "\n")
             return
-        for name, ours in wanted.items():
+        for name, ours in self._request().items():
             if earlier.get(name) != ours:
-                what = name if name not in ("recipe", "recipe_hash") else "recipe"
                 raise UserError(
-                    f"{self.out} was begun with {what} {_short(earlier.get('recipe' if what == 'recipe' else name))}, "
-                    f"and is asked for with {_short(wanted['recipe' if what == 'recipe' else name])}; choose another --out"
+                    f"{self.out} was begun with {name} {json.dumps(earlier.get(name))}, not with {json.dumps(ours)}; "
+                    "choose another --out, or ask for the same"
                 )
+
+    def begin(self) -> None:
+        """Write the request down, so that a build that is stopped goes on as it began."""
+        self.check_against_earlier()
+        publish_text(self._request_file, json.dumps(self._request(), indent=2) + "\n")
+
+    @property
+    def _request_file(self) -> Path:
+        return self.work / "request.json"
+
+    def _request(self) -> dict[str, Any]:
+        return {"recipe": asdict(self.recipe), **asdict(self.settings)}
 
     # --- prepare -------------------------------------------------------------------------------------------------
 
@@ -177,9 +187,7 @@ class Build:
             num_shards=_num_shards(row["shard"] for row in committed),
         )
         by_key = {row["key"]: row for row in rows if row["status"] == "kept"}
-        placed = [
-            by_key[p.key] | {"split": p.split, "source_group": p.group, "shard": p.shard} for p in made.placed
-        ]
+        placed = [by_key[p.key] | {"split": p.split, "source_group": p.group, "shard": p.shard} for p in made.placed]
         left_out = [row for row in rows if row["status"] != "kept"]
         for key, kept in made.duplicates.items():
             left_out.append(by_key[key] | {"status": "rejected", "code": "duplicate", "detail": f"same clip as {kept}"})
@@ -197,9 +205,7 @@ class Build:
 
     def pack(self, rows: Sequence[Row]) -> None:
         """Write one shard and its commit record."""
-        shards.pack_shard(
-            self.out, rows, parts=self.work, labels=self.settings.labels, recipe_hash=self.recipe.hash
-        )
+        shards.pack_shard(self.out, rows, parts=self.work, labels=self.settings.labels, recipe_hash=self.recipe.hash)
 
     # --- finish --------------------------------------------------------------------------------------------------
 
@@ -239,6 +245,10 @@ def prepare_batch(
         for source in sources:
             try:
                 yield one(source, recipe=recipe, seed=seed)
+            except OSError as error:
+                if error.errno in DISK_ERRNOS:  # not this clip's fault, and true of the next as well
+                    raise
+                yield failed(source, traceback.format_exc())
             except Exception:
                 yield failed(source, traceback.format_exc())
 
@@ -275,8 +285,3 @@ def _num_shards(names: Iterator[str]) -> dict[str, int]:
         split, number = Path(name).stem.rsplit("-", 1)
         numbers[split] = max(numbers.get(split, 0), int(number) + 1)
     return numbers
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 200 else text[:200] + "..."

@@ -26,8 +26,8 @@ def dataset_card(name: str, manifest: Manifest) -> str:
         f"{samples} clips of 30 s from music videos as tensors, in WebDataset tars (schema {manifest.schema_version}, "
         f"recipe `{manifest.recipe_hash}`).",
         "",
-        "The clips' owners keep their rights in them: the columns `link` and `licence` of `index.parquet` say where each "
-        "came from. Check that your use is allowed before you share this folder.",
+        "The clips' owners keep their rights in them: the columns `link` and `licence` of `index.parquet` say where "
+        "each came from. Check that your use is allowed before you share this folder.",
         "",
         "| split | shards | samples |" + "".join(f" {label} |" for label in manifest.labels or ()),
         "|---|---|---|" + "---|" * len(manifest.labels or ()),

@@ -69,9 +69,7 @@ def fetch(link: str, folder: Path) -> Fetched:
     if not files:
         raise RejectedError("too-large", f"nothing downloaded; files beyond {MAX_FILE_BYTES} bytes are not")
     info = next(iter(info.get("entries") or []), info) if info else {}
-    return Fetched(
-        path=files[0], title=info.get("title"), uploader=info.get("uploader"), licence=info.get("license")
-    )
+    return Fetched(path=files[0], title=info.get("title"), uploader=info.get("uploader"), licence=info.get("license"))
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 """Noise reduction that leaves music alone: noisereduce behind a gate.
 
 The paper reduced noise in its unlabelled clips without saying how. Spectral gating takes quiet music for noise, so the
-profile is taken from the quietest frames, and clips whose noise floor is low are left as they are. It is off by default:
-``docs/denoise.md`` shows what each strength does to real music.
+profile is taken from the quietest frames, and clips whose noise floor is low are left as they are. It is off by
+default: ``docs/denoise.md`` shows what each strength does to real music.
 """
 
 from __future__ import annotations

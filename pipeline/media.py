@@ -21,10 +21,9 @@ from pipeline.clips import ClipSpan
 from pipeline.errors import RejectedError, UserError
 from pipeline.schema import CLIP_S, FRAME_SIZE_PX, NUM_FRAMES, SAMPLE_RATES_HZ, Modality
 
-MEDIA_SUFFIXES = frozenset(
-    ".mp4 .m4v .mkv .webm .mov .avi .flv .wmv .mpg .mpeg .ts .m2ts .3gp .ogv".split()  # pictures and sound
-    + ".mp3 .m4a .aac .flac .wav .ogg .opus .wma".split()  # sound alone
-)
+PICTURE_SUFFIXES = ".mp4 .m4v .mkv .webm .mov .avi .flv .wmv .mpg .mpeg .ts .m2ts .3gp .ogv"
+SOUND_SUFFIXES = ".mp3 .m4a .aac .flac .wav .ogg .opus .wma"
+MEDIA_SUFFIXES = frozenset(f"{PICTURE_SUFFIXES} {SOUND_SUFFIXES}".split())
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpeg,mpegts,mpegvideo,h264,hevc,ogg,mp3,aac,flac,wav,aiff"
@@ -178,7 +177,9 @@ def decoded_s(clip: Clip) -> float:
     """Seconds for which both sound and picture were decoded, up to half a second for the picture."""
     lengths_s = []
     if clip.frames_THWC is not None:
-        lengths_s.append(CLIP_S if len(clip.frames_THWC) == NUM_FRAMES else len(clip.frames_THWC) * CLIP_S / NUM_FRAMES - TAIL_S)
+        lengths_s.append(
+            CLIP_S if len(clip.frames_THWC) == NUM_FRAMES else len(clip.frames_THWC) * CLIP_S / NUM_FRAMES - TAIL_S
+        )
     if clip.audio is not None:
         lengths_s.append(len(clip.audio) / _AUDIO_RATE_HZ)
     return max(0.0, min(lengths_s))

@@ -71,7 +71,8 @@ def plan(
     committed
         Clips that stand in shards already, with the split they stand in; they stay where they are.
     split_rule
-        None for an unlabelled set; ``official`` takes the split a clip came with; ``grouped`` deals whole source groups.
+        None for an unlabelled set; ``official`` takes the split a clip came with; ``grouped`` deals whole source
+        groups.
     seed
         Of the splits and the shuffle.
     samples_per_shard
@@ -95,9 +96,7 @@ def plan(
         count = -(-len(clips) // samples_per_shard)
         for offset, chosen in enumerate(np.array_split(order, count) if count else []):
             shard = f"{split}-{first + offset:06d}.tar"
-            placed += [
-                Placed(key=clips[i].key, group=group_of[clips[i].key], split=split, shard=shard) for i in chosen
-            ]
+            placed += [Placed(key=clips[i].key, group=group_of[clips[i].key], split=split, shard=shard) for i in chosen]
     return Plan(placed=placed, duplicates=duplicates)
 
 

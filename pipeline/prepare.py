@@ -1,6 +1,6 @@
 """One candidate in, one ``Sample`` or ``Rejected`` out: the whole recipe on one screen.
 
-    source -> (fetch) -> probe -> span -> decode once -> denoise -> log-mel and phase at three rates -> Sample
+source -> (fetch) -> probe -> span -> decode once -> denoise -> log-mel and phase at three rates -> Sample
 """
 
 from __future__ import annotations

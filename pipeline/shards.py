@@ -48,7 +48,9 @@ def index_row(source: Source, outcome: Sample | Rejected) -> Row:
         return row | {"status": status, "code": outcome.code, "detail": outcome.detail}
     row |= {"key": outcome.key, "status": "kept"}
     for name, array in outcome.arrays.items():
-        channels = np.moveaxis(array, MEMBERS[name].channel_axis, 0).reshape(array.shape[MEMBERS[name].channel_axis], -1)
+        channels = np.moveaxis(array, MEMBERS[name].channel_axis, 0).reshape(
+            array.shape[MEMBERS[name].channel_axis], -1
+        )
         row[f"mean_{name}"] = channels.mean(axis=1, dtype=np.float64).tolist()
         row[f"meansq_{name}"] = np.square(channels, dtype=np.float64).mean(axis=1).tolist()
     return row
@@ -77,15 +79,17 @@ def write_part(folder: Path, sources: Sequence[Source], outcomes: Iterable[Sampl
     return rows
 
 
-def pack_shard(folder: Path, rows: Sequence[Row], *, parts: Path, labels: Sequence[str] | None, recipe_hash: str) -> None:
+def pack_shard(
+    folder: Path, rows: Sequence[Row], *, parts: Path, labels: Sequence[str] | None, recipe_hash: str
+) -> None:
     """Copy the samples of one shard out of their parts, give each its split, group and class, and commit the tar."""
     name = rows[0]["shard"]
     with publishing(folder / name) as scratch:
         with scratch.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0) as writer:
             for row in rows:
                 writer.write(_final_record(row, parts, labels))
-        with scratch.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        with scratch.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
         num_bytes = scratch.stat().st_size
     record = {"recipe_hash": recipe_hash, "tar_sha256": digest, "tar_bytes": str(num_bytes)}
     write_rows(record_of(folder / name), rows, INDEX, metadata=record)
@@ -117,7 +121,9 @@ def committed_shards(folder: Path) -> list[Path]:
     return sorted(tar for split in SPLITS for tar in folder.glob(f"{split}-*.tar") if record_of(tar).exists())
 
 
-def write_rows(target: Path, rows: Iterable[Row], schema: pa.Schema, *, metadata: Mapping[str, str] | None = None) -> None:
+def write_rows(
+    target: Path, rows: Iterable[Row], schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write rows as parquet, whole or not at all; the file's metadata always holds the schema version."""
     known = {"schema_version": str(SCHEMA_VERSION), **(metadata or {})}
     rows = [{name: row.get(name) for name in schema.names} for row in rows]
@@ -137,7 +143,9 @@ def read_rows(file: Path) -> list[Row]:
     table = pq.read_table(file)
     version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
     if version != str(SCHEMA_VERSION):
-        raise SchemaError(f"{file} is of schema version {version}, this software writes {SCHEMA_VERSION}; choose another --out")
+        raise SchemaError(
+            f"{file} is of schema version {version}, this software writes {SCHEMA_VERSION}; choose another --out"
+        )
     return list(table.to_pylist())
 
 

@@ -107,7 +107,8 @@ def list_sources(source: str, *, labels: str | None = None) -> list[Source]:
         rows = {row["link"]: row for row in _label_rows(Path(labels), "link")} if labels else None
         return [_link(link, rows) for link in _links_in(path)]
     if path.exists():
-        raise UserError(f"--source {source} is neither a folder nor a list of links ({' '.join(sorted(LIST_SUFFIXES))})")
+        known = " ".join(sorted(LIST_SUFFIXES))
+        raise UserError(f"--source {source} is neither a folder nor a list of links ({known})")
     raise UserError(f"--source {source}: no such folder or list of links")
 
 
@@ -129,7 +130,8 @@ def _mved(root: Path, name: str) -> Source:
     split = _SPLIT_NAMES.get(parts[0].lower())
     label = _MVED_LABELS.get(parts[1].lower()) if len(parts) > 2 else None
     if split is None or label is None:
-        return _local(root, name, problem=("no-label", f"not under <split>/<class>/ with a class of {', '.join(EMOTIONS)}"))
+        problem = ("no-label", f"not under <split>/<class>/ with a class of {', '.join(EMOTIONS)}")
+        return _local(root, name, problem=problem)
     return _local(root, name, split=split, label=label)
 
 
@@ -191,7 +193,7 @@ def _read_table(table: Path, *, needed: Sequence[str]) -> list[Row]:
         if table.suffix.lower() == ".parquet":
             read = pyarrow.parquet.read_table(table)
         else:
-            as_text = {name: pa.string() for name in ("file", "link", "label", "split", "group", "title")}  # 007 is no 7
+            as_text = {name: pa.string() for name in ("file", "link", "label", "split", "group")}  # 007 is not 7
             options = pyarrow.csv.ConvertOptions(column_types=as_text, strings_can_be_null=True, null_values=[""])
             read = pyarrow.csv.read_csv(table, convert_options=options)
     except FileNotFoundError as error:

@@ -42,7 +42,8 @@ def mel_and_phase(audio: np.ndarray, *, sample_rate_hz: int, phase: Phase = "pro
     Returns
     -------
     numpy.ndarray
-        float16 (2, 128, 1 + samples // 512): channel 0 in dB re 1, at most 80 dB below its maximum; channel 1 the phase.
+        float16 (2, 128, 1 + samples // 512): channel 0 in dB re 1, down to 80 dB below its
+        maximum; channel 1 the phase.
     """
     spectrum = librosa.stft(audio, n_fft=N_FFT, hop_length=HOP, pad_mode="reflect")
     filters = mel_filters(sample_rate_hz)

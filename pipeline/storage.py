@@ -39,5 +39,6 @@ def single_writer(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another process is building {folder.parent}; wait for it, or choose another --out") from error
+            what = f"another process is building {folder.parent}"
+            raise UserError(f"{what}; wait for it, or choose another --out") from error
         yield

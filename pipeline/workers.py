@@ -1,4 +1,4 @@
-"""One pool of worker processes: they import the pipeline alone, run on one thread each, and are replaced when they die."""
+"""Worker processes: they import the pipeline alone, run on one thread each, and are replaced when they die."""
 
 from __future__ import annotations
 
