@@ -1,0 +1,1 @@
+"""Networks, their training without and with labels, and their scores."""
