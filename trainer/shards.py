@@ -1,0 +1,353 @@
+"""Data sets of tar shards, as the trainer sees them: what a set holds, and its samples read with distrust.
+
+The only module that knows the pipeline, and of it the schema alone; what others need of that is re-exported here.
+
+A set is opened by its folder, a glob of its tars, or an fsspec address (``s3://bucket/mved``). Shards are what their
+commit records (``<split>-000000.parquet``) say: a tar without one does not exist. Names come from the listing, never
+from inside a file; nothing is unpickled, decompressed or executed, and no member may be larger than its schema allows.
+A tar is hashed as it is first read through and compared with its record.
+"""
+
+import fnmatch
+import hashlib
+import io
+import re
+import tarfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Protocol
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from webdataset.tariterators import base_plus_ext
+
+from pipeline.schema import (
+    MEMBERS,
+    NUM_FRAMES,
+    SAMPLE_RATES_HZ,
+    SCHEMA_VERSION,
+    SPLITS,
+    Manifest,
+    Modality,
+    Sample,
+    SchemaError,
+    decode,
+    members_of,
+)
+from trainer.errors import UserError
+
+__all__ = ["MEMBERS", "NUM_FRAMES", "SAMPLE_RATES_HZ", "Manifest", "Sample", "Shard", "ShardSet"]
+
+BUILD = "python -m flows.build_shards --source DIR --out"  # how to make what is missing
+NPY_HEADER_BYTES = 4096  # room for a member's header; its array's bytes are known
+CLS_BYTES = 32
+TAR_BUFFER_BYTES = 256 * 1024
+
+_RECORD = re.compile(rf"({'|'.join(SPLITS)})-\d+\.parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar and what its commit record says of it."""
+
+    path: str
+    """Within the set's file system."""
+    split: str
+    keys: tuple[str, ...]
+    """In tar order."""
+    labels: tuple[int, ...]
+    """Class indices, -1 where there is none."""
+    groups: tuple[str, ...]
+    """Source groups: what must not straddle splits."""
+    tar_sha256: str
+    rows: tuple[int, ...]
+    """Positions that are used; all, unless a subset was taken."""
+
+    @property
+    def name(self) -> str:
+        """Bare name of the tar."""
+        return self.path.rsplit("/", 1)[-1]
+
+
+def num_samples(shards: Iterable[Shard]) -> int:
+    """Count the samples used."""
+    return sum(len(shard.rows) for shard in shards)
+
+
+def labels_of(shards: Iterable[Shard]) -> list[int]:
+    """List the class index of every sample used, in tar order."""
+    return [shard.labels[row] for shard in shards for row in shard.rows]
+
+
+def groups_of(shards: Iterable[Shard]) -> list[str]:
+    """List the source group of every sample used, in tar order."""
+    return [shard.groups[row] for shard in shards for row in shard.rows]
+
+
+def select(shards: Iterable[Shard], keep: Callable[[str], bool]) -> list[Shard]:
+    """Return the shards with only the samples whose source group is to be kept."""
+    kept = (replace(shard, rows=tuple(row for row in shard.rows if keep(shard.groups[row]))) for shard in shards)
+    return [shard for shard in kept if shard.rows]
+
+
+def fingerprint(shards: Iterable[Shard]) -> str:
+    """Hash which samples are used and where they lie: what a resumed run must find again."""
+    digest = hashlib.sha256()
+    for shard in shards:
+        digest.update(f"{shard.name} {shard.tar_sha256} {shard.rows}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSet:
+    """A data set: its manifest and its shards. Samples themselves are read by ``read``."""
+
+    address: str
+    fs: Any
+    """fsspec file system."""
+    manifest: Manifest
+    shards: tuple[Shard, ...]
+
+    @classmethod
+    def open(cls, address: str) -> "ShardSet":
+        """Open a set by folder, glob of tars or fsspec address, reading its manifest and commit records alone.
+
+        Raises
+        ------
+        UserError
+            If there is none, it is empty, of another schema version, incomplete, or damaged as far as sizes tell.
+        """
+        fs, root, pattern = _locate(address)
+        try:
+            entries = {entry["name"].rsplit("/", 1)[-1]: entry for entry in fs.ls(root, detail=True)}
+            if "dataset.json" not in entries:
+                raise UserError(
+                    f"--shards {address}: no dataset.json there, so no data set; build one: {BUILD} {address}"
+                )
+            manifest = Manifest.from_json(
+                fs.cat_file(f"{root}/dataset.json").decode(errors="replace"), where=f"{root}/dataset.json"
+            )
+            records = sorted(name for name in entries if _RECORD.fullmatch(name))
+            records = [name for name in records if fnmatch.fnmatchcase(_tar_of(name), pattern)]
+            contents = fs.cat([f"{root}/{name}" for name in records]) if records else {}
+            contents = {path.rsplit("/", 1)[-1]: raw for path, raw in contents.items()}
+            shards = tuple(_shard(root, name, contents[name], entries, manifest) for name in records)
+        except SchemaError as error:
+            raise UserError(str(error)) from None
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"--shards {address} cannot be read: {_one_line(error)}") from None
+        if not num_samples(shards):
+            counts = ", ".join(f"{n} {status}" for status, n in manifest.counts.items() if isinstance(n, int))
+            raise UserError(
+                f"--shards {address} holds no samples ({counts or 'nothing counted'}); "
+                f"index.parquet there says why; build it again: {BUILD} {address}"
+            )
+        return cls(address=address, fs=fs, manifest=manifest, shards=shards)
+
+    def split(self, name: str) -> list[Shard]:
+        """Return the shards of a split.
+
+        Raises
+        ------
+        UserError
+            If the set has no such split.
+        """
+        shards = [shard for shard in self.shards if shard.split == name]
+        if not shards:
+            raise UserError(f"{self.address} has no split {name!r}; it has {', '.join(self.split_names)}")
+        return shards
+
+    @property
+    def split_names(self) -> list[str]:
+        """Names of the splits there are, in the schema's order."""
+        present = {shard.split for shard in self.shards}
+        return [name for name in SPLITS if name in present]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes by index.
+
+        Raises
+        ------
+        UserError
+            If the set has no labels.
+        """
+        if not self.manifest.labels:
+            raise UserError(
+                f"{self.address} has no labels, and this command needs them; give a labelled set such as shards/mved, "
+                "or train without labels: python -m trainer.pretrain"
+            )
+        return self.manifest.labels
+
+    def require(self, members: Collection[str]) -> None:
+        """Refuse a set whose modality lacks arrays that the network reads."""
+        modality: Modality = self.manifest.recipe.get("modality", "both")
+        if missing := sorted(set(members) - set(members_of(modality))):
+            raise UserError(
+                f"{self.address} was built with modality {modality} and has no {', '.join(missing)}; "
+                f"add --modality {modality}, or build the set with both"
+            )
+
+
+def _locate(address: str) -> tuple[Any, str, str]:
+    """Return the file system, the set's folder, and the pattern its tars must match."""
+    try:
+        fs, path = fsspec.url_to_fs(address)
+        path = path.rstrip("/")
+        if path.endswith(".tar"):
+            root, _, pattern = path.rpartition("/")
+        else:
+            root, pattern = path, "*"
+        found = fs.isdir(root)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"--shards {address} cannot be opened: {_one_line(error)}") from None
+    if not found:
+        raise UserError(f"--shards {address}: there is no such folder; build a set: {BUILD} {address}")
+    return fs, root, pattern
+
+
+def _tar_of(record: str) -> str:
+    return record.removesuffix(".parquet") + ".tar"
+
+
+def _shard(root: str, record: str, raw: bytes, entries: dict[str, Any], manifest: Manifest) -> Shard:
+    """Check one commit record against the manifest and its tar's size."""
+    name = _tar_of(record)
+    table = pq.read_table(io.BytesIO(raw), columns=["key", "source_id", "source_group", "label"])
+    promised = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    try:
+        version, tar_bytes = int(promised["schema_version"]), int(promised["tar_bytes"])
+        tar_sha256, recipe_hash = promised["tar_sha256"], promised["recipe_hash"]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{root}/{record} is no commit record ({_one_line(error)}); build the shard again") from None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{root}/{record} is of schema version {version}, this software reads {SCHEMA_VERSION}; build the set again"
+        )
+    if recipe_hash != manifest.recipe_hash:
+        raise UserError(
+            f"{root}/{record} was built by recipe {recipe_hash}, dataset.json by {manifest.recipe_hash}; "
+            "build the set again in a folder of its own"
+        )
+    if name not in entries:
+        raise UserError(f"{root}/{name} is missing, though its record is there; build the shard again")
+    if entries[name]["size"] != tar_bytes:
+        raise UserError(
+            f"{root}/{name} is truncated or altered: {entries[name]['size']} bytes, its record says {tar_bytes}; "
+            "build the shard again"
+        )
+    columns = table.to_pydict()
+    class_index = {label: i for i, label in enumerate(manifest.labels or [])}
+    try:
+        labels = tuple(-1 if label is None else class_index[label] for label in columns["label"])
+    except KeyError as error:
+        raise UserError(f"{root}/{record} has a label {error} that dataset.json does not know") from None
+    if manifest.labels and -1 in labels:
+        raise UserError(f"{root}/{record}: {columns['key'][labels.index(-1)]} has no label in a labelled set")
+    return Shard(
+        path=f"{root}/{name}",
+        split=record.split("-")[0],
+        keys=tuple(columns["key"]),
+        labels=labels,
+        groups=tuple(
+            group or source for group, source in zip(columns["source_group"], columns["source_id"], strict=True)
+        ),
+        tar_sha256=tar_sha256,
+        rows=tuple(range(table.num_rows)),
+    )
+
+
+# --- samples -----------------------------------------------------------------------------------------------------
+
+
+class _Readable(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class _Hashed:
+    """A stream that is hashed as it is read."""
+
+    def __init__(self, stream: _Readable) -> None:
+        self.stream = stream
+        self.sha256 = hashlib.sha256()
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self.stream.read(size)
+        self.sha256.update(data)
+        return data
+
+
+def read(
+    fs: Any, shard: Shard, rows: Collection[int], members: Sequence[str], *, verify: bool
+) -> Iterator[tuple[int, Sample]]:
+    """Read some samples of a shard in tar order, and of them only the arrays wanted.
+
+    Parameters
+    ----------
+    rows
+        Positions in the tar.
+    verify
+        Read all of the tar and compare its hash with the record at the end. Otherwise other rows are sought past.
+
+    Yields
+    ------
+    (position, sample)
+
+    Raises
+    ------
+    UserError
+        If the tar is damaged, is not what its record says, or a sample breaks the schema.
+    """
+    wanted = {shard.keys[row]: row for row in rows}
+    limits = {f"{name}.npy": _array_bytes(name) + NPY_HEADER_BYTES for name in members} | {"cls": CLS_BYTES}
+    try:
+        with fs.open(shard.path, "rb") as file:
+            stream: Any = _Hashed(file) if verify else file
+            mode: Any = "r|" if verify else "r:"  # the former reads forward alone, the latter may seek; no compression
+            with tarfile.open(fileobj=stream, mode=mode, bufsize=TAR_BUFFER_BYTES) as tar:
+                for key, entries in groupby(tar, key=lambda entry: base_plus_ext(entry.name)[0]):
+                    if key not in wanted:
+                        continue
+                    record: dict[str, Any] = {"__key__": key}
+                    for entry in entries:
+                        suffix = base_plus_ext(entry.name)[1]
+                        if suffix in limits and entry.isreg():
+                            if entry.size > limits[suffix]:
+                                raise UserError(f"{shard.path}: {entry.name} is {entry.size} bytes, more than can be")
+                            record[suffix] = tar.extractfile(entry).read()  # type: ignore[union-attr]
+                    row = wanted.pop(key)
+                    yield row, _checked(decode(record, members), shard, row)
+                    if not wanted and not verify:
+                        return
+            if verify:
+                while stream.read(TAR_BUFFER_BYTES):
+                    pass
+    except SchemaError as error:
+        raise UserError(f"{shard.path}: {error}") from None
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(f"{shard.path} is damaged ({_one_line(error)}); build the shard again") from None
+    if wanted:
+        raise UserError(f"{shard.path} ends without {next(iter(wanted))}, which its record promises; build it again")
+    if verify and stream.sha256.hexdigest() != shard.tar_sha256:
+        raise UserError(f"{shard.path} has another hash than its commit record says; build the shard again")
+
+
+def _array_bytes(name: str) -> int:
+    member = MEMBERS[name]
+    size = member.dtype.itemsize
+    for side in member.shape:
+        size *= side
+    return size
+
+
+def _checked(sample: Sample, shard: Shard, row: int) -> Sample:
+    label = -1 if sample.label is None else sample.label
+    if label != shard.labels[row]:
+        raise UserError(f"{shard.path}: {sample.key} is of class {label}, its record says {shard.labels[row]}")
+    return sample
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
