@@ -141,7 +141,8 @@ def test_weights_start_he_normal_and_biases_at_zero() -> None:
     conv = same_conv(64, 64, (3, 3, 3))
     conv.apply(he_init_)
     assert conv.weight.std().item() == pytest.approx((2 / (64 * 27)) ** 0.5, rel=0.02)
-    assert conv.bias is not None and not conv.bias.any()
+    assert conv.bias is not None
+    assert not conv.bias.any()
 
 
 @pytest.mark.parametrize("kernels", [(4, 3, 3, 3, 3), (3, 3, 3), (0, 3, 3, 3, 3)])

@@ -153,7 +153,8 @@ def test_one_modality_alone_builds_no_other_pathway_and_no_mmtm(
     network: Network, modality: str, make_inputs: MakeInputs
 ) -> None:
     encoder = encoder_of(network, modality=modality)
-    assert encoder.inputs and all(role.startswith(modality) for role in encoder.inputs)
+    assert encoder.inputs
+    assert all(role.startswith(modality) for role in encoder.inputs)
     assert not any("mmtms" in name for name, _ in encoder.named_parameters())
     assert list(encoder(make_inputs(encoder))) == list(encoder.inputs)
 
