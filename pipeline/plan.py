@@ -83,7 +83,8 @@ def plan(
     unique, duplicates = drop_duplicates(new, committed)
     group_of = join_groups([*committed, *unique])
     if split_rule == "grouped":
-        taken = {group_of[clip.key]: clip.split for clip in committed if clip.split}
+        # A new clip may join two groups that stand in two splits; it goes where the first of them is.
+        taken = {group_of[clip.key]: clip.split for clip in reversed(committed) if clip.split}
         split_of_group = deal_groups(unique, group_of, taken, seed=seed)
         unique = [replace(clip, split=split_of_group[group_of[clip.key]]) for clip in unique]
     elif split_rule is None:

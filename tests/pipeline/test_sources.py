@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.sources import list_sources, source_group
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.mp4", "a/c.MKV", "a/notes.txt", "a/._b.mp4", "d.mp3"):
+        file = tmp_path / "media" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return tmp_path / "media"
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("Train/Tension/video/LLT_TENS(5)-7-of-10.mp4", "LLT_TENS(5)"),
+        ("test/Tension/video/LLT_TENS(5)-10-of-10.mp4", "LLT_TENS(5)"),
+        ("Train/Sad/video/aB3_-dEfGh1_000030_000060.mp4", "aB3_-dEfGh1"),
+        ("Train/Excited/video/14.mp4", "Train/Excited/video/14.mp4"),
+        ("Train/Sad/video/DEAP_DB_HR(43).mp4", "Train/Sad/video/DEAP_DB_HR(43).mp4"),
+    ],
+)
+def test_segments_of_one_video_share_a_group_and_other_names_do_not(name, group):
+    assert source_group(name) == group
+
+
+def test_a_folder_gives_its_media_in_a_fixed_order_by_relative_path(folder):
+    sources = list_sources(str(folder))
+    assert [s.source_id for s in sources] == ["a/c.MKV", "b.mp4", "d.mp3"]
+    assert {s.label for s in sources} == {None}
+    assert sources[0].path == folder / "a/c.MKV"
+
+
+def test_mveds_layout_gives_split_and_class_whatever_their_spelling(tmp_path):
+    for name in (
+        "Train/Excited/video/1.mp4",
+        "Validation/exciting/video/2.mp4",
+        "test/Sad/3.mp4",
+        "test/Odd/4.mp4",
+        "5.mp4",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = {
+        s.source_id: (s.split, s.label, s.problem and s.problem[0]) for s in list_sources(str(tmp_path), labels="mved")
+    }
+    assert found == {
+        "Train/Excited/video/1.mp4": ("train", "Excited", None),
+        "Validation/exciting/video/2.mp4": ("val", "Excited", None),
+        "test/Sad/3.mp4": ("test", "Sad", None),
+        "test/Odd/4.mp4": (None, None, "no-label"),
+        "5.mp4": (None, None, "no-label"),
+    }
+
+
+def test_a_table_labels_files_of_a_folder(folder, tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text(
+        "file,label,split,group\nb.mp4,Sad,Train,band\na/c.MKV,Fear,,\n../x.mp4,Sad,,\ngone.mp4,Sad,,\nd.mp3,,,\n"
+    )
+    sources = list_sources(str(folder), labels=str(table))
+    shown = [(s.source_id, s.label, s.split, s.problem and s.problem[0]) for s in sources]
+    assert shown == [
+        ("b.mp4", "Sad", "train", None),
+        ("a/c.MKV", "Fear", None, None),
+        ("../x.mp4", "Sad", None, "unavailable"),
+        ("gone.mp4", "Sad", None, None),  # found out when it is opened
+        ("d.mp3", None, None, "no-label"),
+    ]
+    assert sources[0].groups == ("band", "b.mp4")
+
+
+def test_names_that_look_like_numbers_stay_as_written(folder, tmp_path):
+    (folder / "007.mp4").touch()
+    table = tmp_path / "labels.csv"
+    table.write_text("file,label,group\n007.mp4,1,010\n")
+    (source,) = list_sources(str(folder), labels=str(table))
+    assert (source.source_id, source.label, source.groups[0]) == ("007.mp4", "1", "010")
+
+
+def test_lists_of_links_in_three_formats(tmp_path):
+    links = ["https://a.org/1.mp4", "http://b.org/watch?v=2"]
+    (tmp_path / "l.txt").write_text(
+        "# mine\n\n" + "\n".join([*links, links[0], "file:///etc/passwd", "gopher://x/"]) + "\n"
+    )
+    (tmp_path / "l.csv").write_text("link,year\n" + "".join(f"{x},1999\n" for x in links))
+    pq.write_table(pa.table({"link": links}), tmp_path / "l.parquet")
+    text = list_sources(str(tmp_path / "l.txt"))
+    assert [s.source_id for s in text] == [*links, "file:///etc/passwd", "gopher://x/"]
+    assert [s.problem and s.problem[0] for s in text] == [None, None, "unsupported-link", "unsupported-link"]
+    for name in ("l.csv", "l.parquet"):
+        assert [s.source_id for s in list_sources(str(tmp_path / name))] == links
+
+
+def test_a_table_labels_links(tmp_path):
+    (tmp_path / "l.txt").write_text("https://a.org/1.mp4\nhttps://a.org/2.mp4\n")
+    (tmp_path / "labels.csv").write_text("link,label,group\nhttps://a.org/1.mp4,Sad,suite\n")
+    one, two = list_sources(str(tmp_path / "l.txt"), labels=str(tmp_path / "labels.csv"))
+    assert (one.label, one.groups) == ("Sad", ("suite", "https://a.org/1.mp4"))
+    assert two.problem == ("no-label", "the table of labels does not name it")
+
+
+@pytest.mark.parametrize(
+    ("source", "labels", "words"),
+    [
+        ("gone", None, "no such folder"),
+        ("empty", None, "holds no media file"),
+        ("media/b.mp4", None, "neither a folder nor a list"),
+        ("media", "gone.csv", "no such file"),
+        ("media", "nolabel.csv", "no column label"),
+        ("media", "twice.csv", "more than once"),
+        ("media", "badsplit.csv", "known are train, val and test"),
+        ("empty.txt", None, "lists no link"),
+        ("bad.parquet", None, "cannot be read as a table"),
+        ("latin.txt", None, "no UTF-8"),
+        ("empty.txt", "mved", "goes with a folder"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(folder, tmp_path, monkeypatch, source, labels, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "nolabel.csv").write_text("file,mood\nb.mp4,Sad\n")
+    (tmp_path / "twice.csv").write_text("file,label\nb.mp4,Sad\nb.mp4,Fear\n")
+    (tmp_path / "badsplit.csv").write_text("file,label,split\nb.mp4,Sad,trian\n")
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    (tmp_path / "bad.parquet").write_text("no parquet")
+    (tmp_path / "latin.txt").write_bytes("http://é".encode("latin-1"))
+    with pytest.raises(UserError, match=words) as caught:
+        list_sources(source, labels=labels)
+    assert "\n" not in str(caught.value)
