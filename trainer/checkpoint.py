@@ -12,6 +12,7 @@ A checkpoint is written under a hidden name and renamed; older ones go only afte
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -175,9 +176,9 @@ def require_same(
 
 
 def first_difference(mine: Mapping[str, Any], theirs: Mapping[str, Any], *, but: tuple[str, ...] = ()) -> str | None:
-    """Return the first key whose values differ, as JSON sees them."""
+    """Return the first key whose values differ, as JSON sees them; the most telling come first."""
     mine, theirs = (json.loads(json.dumps(dict(values))) for values in (mine, theirs))
-    for key in (*theirs, *mine):
+    for key in ("network", "modality", *theirs, *mine):
         if key not in but and mine.get(key) != theirs.get(key):
             return key
     return None
@@ -298,8 +299,8 @@ def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
     try:
         stored = torch.load(path, weights_only=True, map_location="cpu")
         optimizer.load_state_dict(stored["optimizer"])
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from None
+    except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}); the checkpoint is damaged") from None
     torch.set_rng_state(stored["rng"])
 
 

@@ -21,7 +21,7 @@ import torch
 
 from trainer import checkpoint
 from trainer.checkpoint import RunConfig
-from trainer.inputs import Inputs
+from trainer.inputs import Inputs, members_read
 from trainer.loader import Loader, Order, Place
 from trainer.metrics import predict, score
 from trainer.models.classifier import Classifier
@@ -121,8 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     network = network_config(cfg.network, cfg.preset, modality=cfg.modality)
     fabric = start_fabric(cfg.precision, cfg.seed)
     classifier = Classifier(build_encoder(network), len(labels))
+    data.require(members_read(classifier.encoder.inputs))
     to_inputs = Inputs(classifier.encoder.inputs, data.manifest.normalization, fabric.device)
-    data.require(to_inputs.members)
 
     # --- run folder, weights, place in the data
     config = RunConfig(

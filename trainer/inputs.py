@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trainer.errors import UserError
 from trainer.loader import Batch
 from trainer.models.inputs import SIZE_PX, AudioInput, VideoInput
 from trainer.shards import MEMBERS, NUM_FRAMES, SAMPLE_RATES_HZ
@@ -43,6 +44,11 @@ def source_of(spec: VideoInput | AudioInput) -> Source:
     raise ValueError(f"no stored member holds {spec}")
 
 
+def members_read(specs: Mapping[str, VideoInput | AudioInput]) -> tuple[str, ...]:
+    """Return the stored members that a network with these inputs needs."""
+    return tuple(dict.fromkeys(source_of(spec).member for spec in specs.values()))
+
+
 class Inputs:
     """From a batch of ``trainer.loader`` to the network's inputs by role.
 
@@ -63,8 +69,10 @@ class Inputs:
     ) -> None:
         self.specs = dict(specs)
         self.sources = {role: source_of(spec) for role, spec in specs.items()}
-        self.members = tuple(dict.fromkeys(source.member for source in self.sources.values()))
+        self.members = members_read(specs)
         self.device = device
+        if missing := sorted(set(self.members) - set(normalization)):
+            raise UserError(f"dataset.json tells no normalization of {', '.join(missing)}; build the set again")
         self._moments = {name: self._tensors(name, normalization[name]) for name in self.members}
 
     @property

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from trainer.errors import UserError
 from trainer.order import Row, delivery_order, reading_order, turns
-from trainer.shards import Sample, Shard, ShardSet, read
+from trainer.shards import Sample, Shard, ShardSet, num_samples, read
 
 Batch = dict[str, Any]
 
@@ -196,6 +196,8 @@ class Loader:
         epoch, done = start
         while left > 0:
             length = self.num_batches(epoch)
+            if not length:
+                raise UserError(f"{num_samples(self.shards)} samples are too few for {self.order.num_ranks} ranks")
             for batch in itertools.islice(self.batches(epoch, skip=done), left):
                 done, left = done + 1, left - 1
                 yield (Place(epoch, done) if done < length else Place(epoch + 1, 0)), batch

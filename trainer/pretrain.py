@@ -19,7 +19,7 @@ import torch
 
 from trainer import checkpoint
 from trainer.checkpoint import RunConfig
-from trainer.inputs import Inputs
+from trainer.inputs import Inputs, members_read
 from trainer.loader import Loader, Order, Place
 from trainer.models.autoencoder import Autoencoder
 from trainer.models.encoder import ModalityChoice
@@ -114,8 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     network = network_config(cfg.network, cfg.preset, modality=cfg.modality)
     fabric = start_fabric(cfg.precision, cfg.seed)
     autoencoder = Autoencoder(build_encoder(network))
+    data.require(members_read(autoencoder.encoder.inputs))
     to_inputs = Inputs(autoencoder.encoder.inputs, data.manifest.normalization, fabric.device)
-    data.require(to_inputs.members)
 
     # --- run folder, weights, place in the data
     config = RunConfig(

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from trainer.errors import UserError
 
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["auto", "32-true", "bf16-mixed"]
 
 BAD_INPUT = 2  # exit status; a signal's is 128 and its number
 MAX_KEYS_SHOWN = 8
@@ -59,6 +59,8 @@ def entry(main: Callable[_P, None]) -> Callable[_P, None]:
         except KeyboardInterrupt:
             _fail("interrupted", 128 + signal.SIGINT)
         except (RuntimeError, MemoryError) as error:
+            if "out of shared memory" in str(error):
+                _fail("the reader processes ran out of shared memory (/dev/shm): give fewer --workers, 0 uses none")
             if not is_out_of_memory(error):
                 raise
             _fail("out of memory: give a smaller --batch-size, or a smaller --preset")

@@ -45,6 +45,7 @@ NPY_HEADER_BYTES = 4096  # room for a member's header; its array's bytes are kno
 CLS_BYTES = 32
 TAR_BUFFER_BYTES = 256 * 1024
 
+RECORD_COLUMNS = ["key", "source_id", "source_group", "label"]
 _RECORD = re.compile(rf"({'|'.join(SPLITS)})-\d+\.parquet")
 
 
@@ -215,9 +216,10 @@ def _tar_of(record: str) -> str:
 def _shard(root: str, record: str, raw: bytes, entries: dict[str, Any], manifest: Manifest) -> Shard:
     """Check one commit record against the manifest and its tar's size."""
     name = _tar_of(record)
-    table = pq.read_table(io.BytesIO(raw), columns=["key", "source_id", "source_group", "label"])
-    promised = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    table = pq.read_table(io.BytesIO(raw), columns=RECORD_COLUMNS)
     try:
+        promised = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        columns = {name: table[name].to_pylist() for name in RECORD_COLUMNS}
         version, tar_bytes = int(promised["schema_version"]), int(promised["tar_bytes"])
         tar_sha256, recipe_hash = promised["tar_sha256"], promised["recipe_hash"]
     except (KeyError, ValueError) as error:
@@ -238,7 +240,6 @@ def _shard(root: str, record: str, raw: bytes, entries: dict[str, Any], manifest
             f"{root}/{name} is truncated or altered: {entries[name]['size']} bytes, its record says {tar_bytes}; "
             "build the shard again"
         )
-    columns = table.to_pydict()
     class_index = {label: i for i, label in enumerate(manifest.labels or [])}
     try:
         labels = tuple(-1 if label is None else class_index[label] for label in columns["label"])

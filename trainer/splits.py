@@ -30,8 +30,14 @@ def draw_validation(labels: Sequence[int], groups: Sequence[str], *, fraction: f
             f"the training split has {len(labels)} samples of {num_groups} source group, too few to set a validation "
             "split aside; give a set with a val split, or more sources"
         )
+    largest_class = int(np.bincount(labels).max())
+    if largest_class < 2:
+        raise UserError(
+            f"the training split has one sample a class, {len(labels)} in all, too few to set a validation split "
+            "aside; give a set with a val split, or more samples"
+        )
     # A fold more than there are groups, or members of the largest class, could not be filled.
-    folds = max(2, min(round(1 / fraction), num_groups, int(np.bincount(labels).max())))
+    folds = max(2, min(round(1 / fraction), num_groups, largest_class))
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer members than folds: expected in small sets

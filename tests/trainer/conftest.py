@@ -14,6 +14,7 @@ import torch
 from webdataset import TarWriter
 
 from pipeline.schema import INDEX, MEMBERS, SCHEMA_VERSION, Manifest, Modality, Sample, encode, members_of, sample_key
+from trainer import finetune, pretrain
 
 LABELS = ["Calm", "Loud", "Sad"]
 
@@ -52,7 +53,7 @@ class SetSpec:
     shard_size: int = 4
     modality: Modality = "both"
     recipe: dict[str, Any] = field(default_factory=lambda: {"phase": "mel-angle", "denoise": 0.2})
-    groups: Callable[[str, int], str] = lambda split, i: f"{split}-{i // 2}"
+    groups: Callable[[str, int], str] = lambda split, i: f"{split}-{i}"
     """Source group of the i-th sample of a split."""
     seed: int = 0
 
@@ -129,10 +130,57 @@ def write_record(path: Path, rows: list[dict[str, Any]], *, recipe_hash: str, ve
 
 
 @pytest.fixture(scope="session")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_set() -> Callable[..., Path]:
+    """Write a set: ``make_set(folder, splits={"train": [0, 1]}, ...)``; keywords as in ``SetSpec``."""
+    return lambda root, **spec: write_set(root, SetSpec(**spec))
+
+
+@pytest.fixture(scope="session")
+def rewrite_record() -> Callable[..., None]:
+    """Write a shard's commit record anew, from the tar as it is now: ``rewrite_record(parquet, version=...)``."""
+
+    def rewrite(path: Path, **promise: Any) -> None:
+        table = pq.read_table(path)
+        recipe_hash = table.schema.metadata[b"recipe_hash"].decode()
+        write_record(path, table.to_pylist(), **{"recipe_hash": recipe_hash, **promise})
+
+    return rewrite
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory, make_set: Callable[..., Path]) -> Path:
     """Folder of the sets that no test changes: unlabeled (10 samples), mved (train 12, val 6, test 6)."""
     root = tmp_path_factory.mktemp("sets")
-    write_set(root / "unlabeled", SetSpec(splits={"unlabeled": [None] * 10}, labels=None))
-    splits: dict[str, list[int | None]] = {"train": [0, 1, 2] * 4, "val": [0, 1, 2] * 2, "test": [0, 1, 2] * 2}
-    write_set(root / "mved", SetSpec(splits=splits, shard_size=5, seed=1))
+    make_set(root / "unlabeled", splits={"unlabeled": [None] * 10}, labels=None)
+    splits = {"train": [0, 1, 2] * 4, "val": [0, 1, 2] * 2, "test": [0, 1, 2] * 2}
+    make_set(root / "mved", splits=splits, shard_size=5, seed=1)
     return root
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, sets: Path) -> Path:
+    """Folder of two short runs that no test changes: pretrained, and finetuned from it."""
+    root = tmp_path_factory.mktemp("runs")
+    short = ["--preset", "tiny", "--batch-size", "4", "--runs", str(root)]
+    torch.set_num_threads(1)
+    pretrain.main(["--shards", str(sets / "unlabeled"), "--out", str(root / "pretrained"), "--max-steps", "2", *short])
+    finetuned = ["--out", str(root / "finetuned"), "--max-steps", "9", "--lr", "3e-3"]
+    finetune.main(["--shards", str(sets / "mved"), *finetuned, *short])
+    return root
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run an entry that must refuse its input: one line on stderr, status 2, no traceback. Returns the line."""
+
+    def run(main: Callable[[list[str]], None], *argv: object) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(arg) for arg in argv])
+        error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+        assert stop.value.code == 2
+        assert len(error) == 1, error
+        assert error[0].startswith("error: ")
+        return error[0]
+
+    return run

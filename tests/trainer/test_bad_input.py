@@ -1,0 +1,187 @@
+"""What goes wrong at the keyboard or on the disk is one clear line, and exit status 2."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from trainer import evaluate, finetune, pretrain
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--preset", "tiny", "--batch-size", "4", "--max-steps", "1"]
+
+
+@pytest.fixture
+def copy(sets, tmp_path):
+    """A copy of the labelled set that a test may damage."""
+    return shutil.copytree(sets / "mved", tmp_path / "copy")
+
+
+def test_a_folder_that_is_not_there_says_how_to_build_a_set(refused, tmp_path):
+    line = refused(pretrain.main, "--shards", tmp_path / "none")
+    assert "there is no such folder" in line
+    assert f"python -m flows.build_shards --source DIR --out {tmp_path}/none" in line
+
+
+def test_a_folder_that_is_no_set_says_how_to_build_one(refused, tmp_path):
+    assert "no dataset.json there" in refused(finetune.main, "--shards", tmp_path)
+
+
+def test_an_empty_set_says_so(refused, make_set, tmp_path):
+    root = make_set(tmp_path / "set", splits={"train": []})
+    assert "holds no samples" in refused(finetune.main, "--shards", root)
+
+
+def test_a_set_of_another_schema_version_is_refused(refused, copy):
+    manifest = json.loads((copy / "dataset.json").read_text())
+    (copy / "dataset.json").write_text(json.dumps(manifest | {"schema_version": 2}))
+    assert "is of schema version 2, this software reads 1" in refused(pretrain.main, "--shards", copy)
+
+
+def test_a_shard_of_another_schema_version_is_refused(refused, copy, rewrite_record):
+    rewrite_record(copy / "val-000000.parquet", version=2)
+    assert "val-000000.parquet is of schema version 2" in refused(finetune.main, "--shards", copy)
+
+
+def test_finetuning_on_an_unlabelled_set_is_refused(refused, sets, runs):
+    assert "has no labels" in refused(finetune.main, "--shards", sets / "unlabeled")
+    assert "has no labels" in refused(evaluate.main, "--run", runs / "finetuned", "--shards", sets / "unlabeled")
+
+
+def test_a_checkpoint_of_another_network_or_preset_is_refused(refused, sets, runs, tmp_path):
+    flags = ["--shards", sets / "mved", "--init", runs / "pretrained", "--out", tmp_path / "run"]
+    line = refused(finetune.main, *flags, "--network", "music-video", "--preset", "tiny")
+    assert "holds another network (slow-fast tiny): its network is slow-fast, here music-video" in line
+    assert "holds another network (slow-fast tiny)" in refused(finetune.main, *flags, "--preset", "small")
+    assert "its modality is both, here audio" in refused(finetune.main, *flags, *TINY, "--modality", "audio")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(refused, make_set, runs, tmp_path):
+    splits = {"train": [0, 1, 2] * 2, "test": [0, 1, 2]}
+    other = make_set(tmp_path / "set", splits=splits, recipe={"phase": "angle-mel", "denoise": 0.2})
+    line = refused(finetune.main, "--shards", other, "--init", runs / "pretrained", *TINY)
+    assert "shards of another recipe: its phase is mel-angle, here angle-mel" in line
+    assert "another recipe" in refused(evaluate.main, "--run", runs / "finetuned", "--shards", other)
+
+
+def test_a_checkpoint_of_another_phase_is_refused(refused, sets, runs):
+    line = refused(finetune.main, "--shards", sets / "mved", "--init", runs / "finetuned", *TINY)
+    assert "is a finetune run; a pretrain run is needed here" in line
+    line = refused(evaluate.main, "--shards", sets / "mved", "--run", runs / "pretrained")
+    assert "is a pretrain run; a finetune run is needed here" in line
+    line = refused(pretrain.main, "--shards", sets / "mved", "--out", runs / "finetuned", "--resume")
+    assert "is a finetune run" in line
+
+
+def test_a_checkpoint_of_other_labels_is_refused(refused, make_set, runs, tmp_path):
+    other = make_set(tmp_path / "set", splits={"test": [0, 1]}, labels=["Calm", "Tense"])
+    line = refused(evaluate.main, "--shards", other, "--run", runs / "finetuned")
+    assert "was trained on the labels Calm, Loud, Sad; the set has Calm, Tense" in line
+
+
+def test_an_init_folder_that_is_no_run_is_refused(refused, sets, tmp_path):
+    flags = ["--shards", sets / "mved", *TINY, "--init"]
+    assert "there is no such run folder" in refused(finetune.main, *flags, tmp_path / "none")
+    assert "has no config.json" in refused(finetune.main, *flags, tmp_path)
+    (tmp_path / "config.json").write_text('{"kind": "pretrain"}')
+    assert "config.json cannot be read" in refused(finetune.main, *flags, tmp_path)
+
+
+def test_a_run_that_exists_is_not_overwritten(refused, sets, runs, tmp_path):
+    flags = ["--shards", sets / "unlabeled", *TINY, "--out"]
+    assert "exists already; add --resume" in refused(pretrain.main, *flags, runs / "pretrained")
+    (tmp_path / "thesis.tex").touch()
+    assert "is no run, and not empty either" in refused(pretrain.main, *flags, tmp_path)
+
+
+def test_a_resumed_run_keeps_the_flags_that_shape_its_steps(refused, runs):
+    line = refused(pretrain.main, "--out", runs / "pretrained", "--resume", "--batch-size", "2")
+    assert line.startswith("error: --batch-size 2, but ")
+    assert "--resume needs --out" in refused(pretrain.main, "--shards", "x", "--resume")
+
+
+def test_a_split_that_is_not_there_names_those_that_are(refused, sets, runs):
+    line = refused(evaluate.main, "--run", runs / "finetuned", "--shards", sets / "mved", "--split", "unlabeled")
+    assert "has no split 'unlabeled'; it has train, val, test" in line
+
+
+def test_a_truncated_tar_is_named(refused, copy):
+    tar = copy / "train-000001.tar"
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
+    assert "train-000001.tar is truncated or altered" in refused(finetune.main, "--shards", copy)
+
+
+def test_a_tar_of_another_hash_is_named_before_scores_are_written(refused, copy, runs, tmp_path):
+    tar = copy / "test-000000.tar"
+    raw = bytearray(tar.read_bytes())
+    raw[-1] ^= 1
+    tar.write_bytes(raw)
+    out = tmp_path / "scores"
+    line = refused(evaluate.main, "--run", runs / "finetuned", "--shards", copy, "--out", out)
+    assert "test-000000.tar has another hash than its commit record says" in line
+    assert not out.exists()
+
+
+def test_too_few_sources_to_set_a_validation_split_aside_is_said(refused, make_set, tmp_path):
+    root = make_set(tmp_path / "set", splits={"train": [0, 1]}, groups=lambda split, i: "one", modality="audio")
+    assert "2 samples of 1 source group, too few" in refused(finetune.main, "--shards", root, "--modality", "audio")
+
+
+def test_a_set_without_pictures_says_which_flag_helps(refused, make_set, tmp_path):
+    root = make_set(tmp_path / "set", splits={"unlabeled": [None]}, labels=None, modality="audio")
+    assert "has no frames; add --modality audio" in refused(pretrain.main, "--shards", root, *TINY)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--batch-size", 0), ("--max-steps", 0), ("--lr", -1), ("--workers", -1), ("--bn-batches", -1), ("--epochs", 0)],
+)
+@pytest.mark.parametrize("main", [pretrain.main, finetune.main])
+def test_a_flag_that_cannot_work_is_named(refused, main, flag, value):
+    assert refused(main, "--shards", "x", flag, value).startswith(
+        f"error: {flag} {float(value) if flag == '--lr' else value}: give"
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_batch(refused, sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        pretrain, "reconstruction", lambda *args, **kwargs: torch.tensor(float("nan"), requires_grad=True)
+    )
+    line = refused(pretrain.main, "--shards", sets / "unlabeled", "--out", tmp_path / "run", *TINY)
+    keys = pq.read_table(sets / "unlabeled" / "index.parquet")["key"].to_pylist()
+    assert "the loss is nan on the batch" in line
+    assert sum(key in line for key in keys) == 4
+    assert (tmp_path / "run" / "log.jsonl").read_text() == ""
+
+
+def test_out_of_memory_names_the_flag(refused, sets, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(pretrain, "reconstruction", full)
+    line = refused(pretrain.main, "--shards", sets / "unlabeled", "--out", tmp_path / "run", *TINY)
+    assert "out of memory: give a smaller --batch-size" in line
+
+
+def test_the_real_command_prints_one_line_and_exits_with_2(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer.evaluate", "--run", str(tmp_path), "--shards", "x"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert (
+        done.stderr
+        == f"error: {tmp_path} is no run: it has no config.json; give a folder that pretrain or finetune wrote\n"
+    )

@@ -1,0 +1,120 @@
+"""Killed anywhere, a run comes to the same losses as one that was never stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer import finetune, pretrain, runtime
+from trainer.checkpoint import latest, read_state
+
+ROOT = Path(__file__).parents[2]
+SHORT = [
+    "--preset",
+    "tiny",
+    "--modality",
+    "audio",
+    "--batch-size",
+    "3",
+    "--shuffle-buffer",
+    "4",
+    "--checkpoint-every",
+    "2",
+]
+
+
+def curve(run):
+    """Every record but what the clock says."""
+    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in lines]
+
+
+def test_a_run_killed_in_the_middle_resumes_to_the_unbroken_curve(sets, tmp_path):
+    flags = ["--shards", str(sets / "unlabeled"), "--max-steps", "9", *SHORT]
+    pretrain.main([*flags, "--out", str(tmp_path / "unbroken")])
+
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOWED, *flags, "--out", str(killed)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    log = killed / "log.jsonl"
+    while not log.exists() or len(log.read_text().splitlines()) < 5:
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert 5 <= len(curve(killed)) < 9
+    assert read_state(latest(killed))["step"] in (4, 6)
+
+    pretrain.main(["--out", str(killed), "--resume"])  # its own flags hold
+    assert curve(killed) == curve(tmp_path / "unbroken")
+
+
+# One thread, as in the tests, and half a second a step, so that the kill comes in the middle.
+_SLOWED = """
+import sys, time, torch
+torch.set_num_threads(1)
+from trainer import pretrain
+check = pretrain.check_finite
+pretrain.check_finite = lambda *args: (time.sleep(0.5), check(*args))
+pretrain.main(sys.argv[1:])
+"""
+
+
+def test_finetuning_stopped_by_a_signal_says_how_to_go_on_and_does(sets, tmp_path, monkeypatch, capsys):
+    flags = ["--shards", str(sets / "mved"), "--init", "scratch", "--epochs", "2", *SHORT]
+    finetune.main([*flags, "--out", str(tmp_path / "unbroken")])
+
+    stopped = tmp_path / "stopped"
+    write = runtime.RunLog.write
+
+    def write_then_stop(log, kind, step, **values):
+        write(log, kind, step, **values)
+        if (kind, step) == ("train", 5):
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runtime.RunLog, "write", write_then_stop)
+        with pytest.raises(SystemExit) as stop:
+            finetune.main([*flags, "--out", str(stopped)])
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert (
+        f"stopped at step 5; go on with: python -m trainer.finetune --out {stopped} --resume" in capsys.readouterr().out
+    )
+    assert read_state(latest(stopped))["step"] == 5
+
+    finetune.main(["--out", str(stopped), "--resume"])
+    assert capsys.readouterr().out.startswith(f"resume: {stopped} at step 5")
+    assert curve(stopped) == curve(tmp_path / "unbroken")
+    assert read_state(latest(stopped))["best"] == read_state(latest(tmp_path / "unbroken"))["best"]
+
+
+def test_resuming_without_a_checkpoint_starts_at_the_beginning(sets, tmp_path):
+    run = tmp_path / "run"
+    pretrain.main(["--shards", str(sets / "unlabeled"), "--out", str(run), "--resume", "--max-steps", "1", *SHORT])
+    first = curve(run)
+    for path in sorted((run / "checkpoints").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    pretrain.main(["--out", str(run), "--resume"])
+    assert curve(run) == first
+
+
+def test_a_finished_run_goes_on_when_more_steps_are_asked_for(sets, tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = ["--shards", str(sets / "unlabeled"), *SHORT]
+    pretrain.main([*flags, "--out", str(run), "--max-steps", "2"])
+    pretrain.main(["--out", str(run), "--resume"])
+    assert "nothing left to do" in capsys.readouterr().out
+    pretrain.main(["--out", str(run), "--resume", "--max-steps", "5"])
+    pretrain.main([*flags, "--out", str(tmp_path / "unbroken"), "--max-steps", "5"])
+    assert curve(run) == curve(tmp_path / "unbroken")
