@@ -37,7 +37,7 @@ def measure(audio: np.ndarray, snr_db: float | None, rng: np.random.Generator) -
     """SDR by strength; for a noisy clip as gain over the noisy clip. ``snr`` is the estimate the gate sees."""
     heard = audio if snr_db is None else with_white_noise(audio, snr_db, rng)
     base = 0.0 if snr_db is None else sdr_db(audio, heard)
-    row = {"snr": denoise.estimate_snr_db(heard, RATE_HZ)}
+    row = {"snr": denoise.estimate_snr_db(heard)}
     for strength in STRENGTHS:
         cleaned = denoise.denoise(heard, sample_rate_hz=RATE_HZ, strength=strength)
         row[f"{strength:g}"] = sdr_db(audio, cleaned) - base

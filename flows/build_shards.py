@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -189,6 +190,9 @@ def run(**parameters: Any) -> int:
         request(**signature.arguments)
     except (UserError, SchemaError, OSError) as error:
         return _fail(str(error))
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # a plain end, so that Prefect's server ends too
     state: State[Any] = build_shards(**parameters, return_state=True)
     if not state.is_completed():
         return _fail(state.message or "the flow did not complete")

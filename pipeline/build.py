@@ -129,10 +129,8 @@ class Build:
     # --- prepare -------------------------------------------------------------------------------------------------
 
     def known_rows(self) -> list[Row]:
-        """Rows of every candidate dealt with: in the index, in a pending plan, or in a whole part."""
-        if self.plan_file.exists():
-            return self.index_rows() + shards.read_rows(self.plan_file)
-        return self.index_rows() + self.part_rows()
+        """Rows of every candidate dealt with: by earlier builds, in a pending plan, or in a whole part."""
+        return self.earlier_rows() + (self.plan_rows() or self.part_rows())
 
     def pending(self) -> list[Source]:
         """Candidates not dealt with yet, in order."""
@@ -149,19 +147,23 @@ class Build:
         """Rows of all whole parts."""
         return [row for file in sorted(self.work.glob("part-*.parquet")) for row in shards.read_rows(file)]
 
-    def index_rows(self) -> list[Row]:
-        """Rows of earlier, finished builds: what the shards hold, and from the index what was not kept."""
+    def plan_rows(self) -> list[Row]:
+        """Rows of the pending plan; none where there is none."""
+        return shards.read_rows(self.plan_file) if self.plan_file.exists() else []
+
+    def earlier_rows(self) -> list[Row]:
+        """Rows of finished builds: what the shards hold, and from the index what was not kept.
+
+        A plan that is pending may stand in shards and index already; what it names is left to it.
+        """
+        planned = {row["source_id"] for row in self.plan_rows()}
         index = self.out / "index.parquet"
         left_out = [row for row in shards.read_rows(index) if row["status"] != "kept"] if index.exists() else []
-        return left_out + self.committed_rows(finished_only=True)
+        return [row for row in [*left_out, *self.committed_rows()] if row["source_id"] not in planned]
 
-    def committed_rows(self, *, finished_only: bool = False) -> list[Row]:
-        """Rows of the shards that stand; with ``finished_only`` without those of a pending plan."""
-        tars = shards.committed_shards(self.out)
-        if finished_only and self.plan_file.exists():
-            planned = {row["shard"] for row in shards.read_rows(self.plan_file)}
-            tars = [tar for tar in tars if tar.name not in planned]
-        return [row for tar in tars for row in shards.read_rows(shards.record_of(tar))]
+    def committed_rows(self) -> list[Row]:
+        """Rows of the shards that stand."""
+        return [row for tar in shards.committed_shards(self.out) for row in shards.read_rows(shards.record_of(tar))]
 
     # --- plan ----------------------------------------------------------------------------------------------------
 
@@ -198,7 +200,7 @@ class Build:
     def shards_to_pack(self) -> list[list[Row]]:
         """Rows of every planned shard that is not committed yet."""
         wanted = defaultdict(list)
-        for row in shards.read_rows(self.plan_file) if self.plan_file.exists() else []:
+        for row in self.plan_rows():
             if row["shard"] and not shards.record_of(self.out / row["shard"]).exists():
                 wanted[row["shard"]].append(row)
         return [wanted[name] for name in sorted(wanted)]
@@ -211,9 +213,7 @@ class Build:
 
     def finish(self) -> Manifest:
         """Derive index, ``dataset.json`` and card from the commit records and the plan, then drop plan and parts."""
-        rows = self.index_rows()
-        if self.plan_file.exists():
-            rows += shards.read_rows(self.plan_file)
+        rows = self.earlier_rows() + self.plan_rows()
         kept = sorted((row for row in rows if row["status"] == "kept"), key=lambda row: row["shard"])  # stable
         left_out = sorted((row for row in rows if row["status"] != "kept"), key=lambda row: row["source_id"])
         labels = self.settings.labels
@@ -230,8 +230,8 @@ class Build:
         shards.write_rows(self.out / "index.parquet", kept + left_out, INDEX)
         publish_text(self.out / "dataset.json", manifest.to_json())
         publish_text(self.out / "README.md", dataset_card(self.out.name, manifest))
-        # The plan goes first: it points into the parts.
-        for file in [self.plan_file, *self.work.glob("part-*")]:
+        # The plan goes last: without it, parts left behind would be planned again.
+        for file in [*sorted(self.work.glob("part-*")), self.plan_file]:
             file.unlink(missing_ok=True)
         return manifest
 

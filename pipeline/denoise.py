@@ -7,8 +7,8 @@ default: ``docs/denoise.md`` shows what each strength does to real music.
 
 from __future__ import annotations
 
+import librosa
 import numpy as np
-import scipy.signal
 
 _WINDOW = 2048  # samples of a frame
 _FLOOR_QUANTILE = 0.05  # of a frequency bin's power over time: what is there even when the music pauses
@@ -18,7 +18,7 @@ STRENGTH = 0.5  # of the noise taken: the best of those tried where the gate ope
 DEFAULT_ON = False  # no gate and strength tried keep clean music at 20 dB SDR and help noisy music: docs/denoise.md
 
 
-def estimate_snr_db(audio: np.ndarray, sample_rate_hz: int) -> float:
+def estimate_snr_db(audio: np.ndarray) -> float:
     """Estimate how far the steady noise floor lies below the sound, by minimum statistics (after Martin 2001).
 
     The floor is the 5% quantile over time of each frequency bin. For noise of constant level the power in a bin is
@@ -29,8 +29,9 @@ def estimate_snr_db(audio: np.ndarray, sample_rate_hz: int) -> float:
     float
         dB; infinite for a silent or perfectly clean clip.
     """
-    power = _power(audio, sample_rate_hz)
-    power = power[:, power.sum(axis=0) > 1e-12]
+    spectrum = librosa.stft(audio, n_fft=_WINDOW, hop_length=_WINDOW // 2, center=False)
+    power = spectrum.real**2 + spectrum.imag**2
+    power = power[:, power.sum(axis=0) > 1e-6]
     if power.shape[1] < 10:
         return float("inf")
     floor = np.quantile(power, _FLOOR_QUANTILE, axis=1) / -np.log(1 - _FLOOR_QUANTILE)
@@ -78,8 +79,3 @@ def denoise(audio: np.ndarray, *, sample_rate_hz: int, strength: float) -> np.nd
         y=audio, sr=sample_rate_hz, y_noise=noise, stationary=True, prop_decrease=strength, n_fft=_WINDOW, n_jobs=1
     )
     return np.asarray(cleaned, dtype=np.float32)
-
-
-def _power(audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    _, _, spectrum = scipy.signal.stft(audio, sample_rate_hz, nperseg=_WINDOW, noverlap=_WINDOW // 2, boundary=None)
-    return np.asarray(spectrum.real**2 + spectrum.imag**2)

@@ -111,7 +111,7 @@ def features(clip: media.Clip, *, recipe: Recipe, meta: dict[str, Any]) -> dict[
         arrays["frames"] = hold_last(clip.frames_THWC)
     if clip.audio is not None:
         sound = audio.fit_length(clip.audio, CLIP_S * audio.BASE_RATE_HZ)
-        meta |= {"snr_db": denoise.estimate_snr_db(sound, audio.BASE_RATE_HZ), "denoised": False}
+        meta |= {"snr_db": denoise.estimate_snr_db(sound), "denoised": False}
         if recipe.denoise:
             sound, meta["denoised"] = denoise.denoise_if_noisy(sound, audio.BASE_RATE_HZ, snr_db=meta["snr_db"])
         for name, signal in audio.at_rates(sound).items():

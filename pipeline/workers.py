@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.abc
+import os
+import signal
+import sys
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
@@ -13,6 +18,9 @@ from loky.process_executor import TerminatedWorkerError
 Result = TypeVar("Result")
 
 _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA")}
+
+
+PARENT_CHECK_EVERY_S = 1.0
 
 
 class WorkerDiedError(Exception):
@@ -72,7 +80,30 @@ class WorkerPool:
 
     @staticmethod
     def _fresh(num_workers: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(max_workers=num_workers, env=_ONE_THREAD)
+        return ProcessPoolExecutor(
+            max_workers=num_workers, env=_ONE_THREAD, initializer=_begin_worker, initargs=(os.getpid(),)
+        )
+
+
+class _NoTorch(importlib.abc.MetaPathFinder):
+    """Hides torch from libraries that load it where it is installed and never use it here: 300 MB a worker."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "torch":
+            raise ModuleNotFoundError("torch is kept out of pipeline workers", name="torch")
+
+
+def _begin_worker(parent_pid: int) -> None:
+    """Keep out what no stage needs, and do not outlive the flow: a killed parent cannot say goodbye."""
+    sys.meta_path.insert(0, _NoTorch())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+
+    def watch() -> None:
+        while os.getppid() == parent_pid:
+            time.sleep(PARENT_CHECK_EVERY_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _result(executor: ProcessPoolExecutor, function: Callable[..., Result], *args: Any) -> Result:

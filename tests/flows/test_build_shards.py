@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.sources import list_sources
+
+ROOT = Path(__file__).parents[2]
+
+
+class Command:
+    """The real command in a process and session of its own."""
+
+    def __init__(self, *args: str, **environment: str) -> None:
+        self._out, self._err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "flows.build_shards", *args],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=self._err,
+            start_new_session=True,
+        )
+
+    def kill(self) -> None:
+        """SIGKILL to the flow alone; then see its workers follow, and end the server that Prefect leaves behind."""
+        self.process.kill()
+        self.process.wait()
+        deadline_s = time.monotonic() + 20
+        while self._workers():
+            assert time.monotonic() < deadline_s, "workers outlive a killed flow"
+            time.sleep(0.1)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _workers(self) -> list[str]:
+        listed = subprocess.run(["ps", "-s", str(self.process.pid), "-o", "args="], capture_output=True, text=True)
+        return [line for line in listed.stdout.splitlines() if "popen_loky" in line]
+
+    def finish(self) -> tuple[int, str, str]:
+        self.process.wait(timeout=180)
+        told = []
+        for stream in (self._out, self._err):
+            stream.seek(0)
+            told.append(stream.read())
+            stream.close()
+        return self.process.returncode, *told
+
+
+def finish(*args: str, **environment: str) -> tuple[int, str, str]:
+    return Command(*args, **environment).finish()
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    files = [p for p in sorted(folder.iterdir()) if p.is_file()]
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def built(videos, tmp_path_factory):
+    """The real command, with no Prefect server set up."""
+    out = tmp_path_factory.mktemp("flow") / "mved"
+    code, text, err = finish("--source", str(videos), "--labels", "mved", "--out", str(out), "--workers", "2")
+    assert code == 0, err
+    return out, text, err
+
+
+def test_log_index_and_manifest_tell_the_same_counts(built):
+    out, text, err = built
+    assert text == "7 kept, 5 rejected, 0 failed; no-audio 1; no-video 1; too-short 1; undecodable 2\n"
+    assert "12 of 12 clips: 7 kept, 5 rejected, 0 failed;" in err
+    counts = json.loads((out / "dataset.json").read_text())["counts"]
+    assert (counts["kept"], counts["rejected"], counts["failed"]) == (7, 5, 0)
+    statuses = pq.read_table(out / "index.parquet")["status"].to_pylist()
+    assert (statuses.count("kept"), statuses.count("rejected")) == (7, 5)
+
+
+def test_a_second_run_does_nothing_and_says_so(built, videos):
+    out, text, _ = built
+    before = fingerprint(out)
+    code, again, err = finish("--source", str(videos), "--labels", "mved", "--out", str(out))
+    assert (code, again) == (0, text)
+    assert "nothing to do: all 12 candidates" in err
+    assert fingerprint(out) == before
+
+
+@pytest.mark.parametrize("moment", ["part-*.parquet", "plan.parquet"])
+def test_killed_and_run_again_it_ends_in_the_same_bytes(built, videos, tmp_path, moment):
+    out = tmp_path / "mved"
+    words = ("--source", str(videos), "--labels", "mved", "--out", str(out), "--workers", "2")
+    running = Command(*words)
+    while not list((out / ".build").glob(moment)) and running.process.poll() is None:
+        time.sleep(0.005)
+    running.kill()
+    running.finish()
+    assert not (out / "dataset.json").exists()
+    code, text, err = finish(*words)
+    assert (code, text) == (0, built[1]), err
+    if moment == "part-*.parquet":
+        assert " 0 done already" not in err
+    assert fingerprint(out) == fingerprint(built[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ("--source", "no/such/folder", "--out", "{tmp}/s"),
+            "--source no/such/folder: no such folder or list of links",
+        ),
+        (("--source", "{tmp}", "--out", "{tmp}/s"), "holds no media file"),
+        (("--source", "{videos}", "--out", "{tmp}/s", "--limit", "0"), "--limit 0: give a whole number from 1 up"),
+        (("--source", "{videos}", "--out", "{tmp}/s", "--split", "grouped"), "--split is for labelled sets"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(videos, tmp_path, words, line):
+    code, out, err = finish(*(w.format(tmp=tmp_path, videos=videos) for w in words))
+    assert (code, out) == (2, "")
+    assert line in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_where_nothing_is_kept_index_and_manifest_are_written_and_the_exit_code_is_1(tmp_path):
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/a.mp4").write_text("no video")
+    code, out, err = finish("--source", str(tmp_path / "media"), "--out", str(tmp_path / "set"))
+    assert code == 1
+    assert out == "0 kept, 1 rejected, 0 failed; undecodable 1\n"
+    assert "nothing was kept" in err
+    assert pq.read_table(tmp_path / "set/index.parquet")["code"].to_pylist() == ["undecodable"]
+    assert (tmp_path / "set/dataset.json").exists()
+
+
+def test_a_list_of_links_is_fetched_and_an_artifact_is_left(videos, tmp_path):
+    """In this process, against Prefect's own test server; the media come over loopback through the real yt-dlp."""
+    from prefect.artifacts import Artifact
+    from prefect.testing.utilities import prefect_test_harness
+
+    from flows.build_shards import build_shards
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(videos))) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{httpd.server_port}"
+        links = [f"{base}/{name}" for name in ("Train/Sad/video/14.mp4", "Train/Excited/video/14.mp4", "gone.mp4")]
+        (tmp_path / "links.txt").write_text("\n".join([*links, "file:///etc/hostname"]))
+        with prefect_test_harness():
+            counts = build_shards(source=str(tmp_path / "links.txt"), out=str(tmp_path / "set"), workers=1)
+            artifact = Artifact.get("build-shards")
+        httpd.shutdown()
+    assert counts["kept"] == 2
+    assert counts["by_code"] == {"unavailable": 1, "unsupported-link": 1}
+    assert artifact is not None
+    assert "| kept | 2 |" in str(artifact.data)
+    rows = {r["link"]: r for r in pq.read_table(tmp_path / "set/index.parquet").to_pylist()}
+    assert set(rows) == {s.source_id for s in list_sources(str(tmp_path / "links.txt"))}
+    assert rows[links[0]]["title"] == "14"
+
+
+def test_a_clip_that_kills_its_worker_fails_alone(videos, tmp_path, monkeypatch):
+    """The worker that meets the marked clip is killed, the first time and when it runs alone."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import os, pathlib, signal\n"
+        "real_open = pathlib.Path.open\n"
+        "def marked(self, *args, **kwargs):\n"
+        "    if self.name == 'long one [x].mp4':\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return real_open(self, *args, **kwargs)\n"
+        "pathlib.Path.open = marked\n"
+    )
+    words = ("--source", str(videos), "--labels", "mved", "--out", str(tmp_path / "set"), "--workers", "2")
+    code, out, err = finish(*words, PYTHONPATH=str(site))
+    assert code == 0, err
+    assert out.startswith("6 kept, 5 rejected, 1 failed; internal 1;")
+    (row,) = [r for r in pq.read_table(tmp_path / "set/index.parquet").to_pylist() if r["status"] == "failed"]
+    assert row["source_id"].endswith("long one [x].mp4")
+    assert "SIGKILL" in row["detail"]

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset.tariterators as tariterators
+
+from pipeline import shards
+from pipeline.build import Build, prepare_batch
+from pipeline.errors import UserError
+from pipeline.prepare import Recipe, prepare
+from pipeline.schema import EMOTIONS, MEMBERS, Manifest, SchemaError, decode
+from pipeline.sources import list_sources
+from pipeline.storage import publishing, single_writer
+
+
+def request(out: Path, folder: Path, *, labelled: str | None = "mved", **changes) -> Build:
+    settings = {"recipe": Recipe(), "seed": 0, "split_rule": None, "samples_per_shard": 3} | changes
+    sources = changes.pop("sources", None) or list_sources(str(folder), labels=labelled)
+    return Build.request(
+        out=out, sources=sources, labelled=labelled, **{k: v for k, v in settings.items() if k != "sources"}
+    )
+
+
+def run(build: Build, *, num_workers: int = 1, backwards: bool = False) -> Manifest:
+    """What the flow does, without Prefect and in this process."""
+    build.begin()
+    batches = build.batches(num_workers)
+    for batch in reversed(batches) if backwards else batches:
+        prepare_batch(build.work, batch, build.recipe, build.settings.seed)
+    build.make_plan()
+    for rows in build.shards_to_pack():
+        build.pack(rows)
+    return build.finish()
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    files = [p for p in sorted(folder.iterdir()) if p.is_file()]
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def records(folder: Path) -> list[tuple[str, dict]]:
+    """Every record of every tar, by webdataset's own reader."""
+    found = []
+    for tar in sorted(folder.glob("*.tar")):
+        with tar.open("rb") as stream:
+            files = [{**file, "__url__": tar.name} for file in tariterators.tar_file_iterator(stream)]
+            found += [(tar.name, record) for record in tariterators.group_by_keys(files)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def built(videos, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("sets") / "mved"
+    run(request(out, videos))
+    return out
+
+
+def test_index_manifest_and_tars_agree_and_every_candidate_is_counted(built, videos):
+    rows = pq.read_table(built / "index.parquet").to_pylist()
+    manifest = Manifest.from_json((built / "dataset.json").read_text())
+    in_tars = records(built)
+    media = [p for p in videos.rglob("*") if p.is_file()]
+    assert len(rows) == len(media) == sum(manifest.counts[s] for s in ("kept", "rejected", "failed")) == 12
+    assert manifest.counts == {
+        "kept": 7,
+        "rejected": 5,
+        "failed": 0,
+        "by_code": {"no-audio": 1, "no-video": 1, "too-short": 1, "undecodable": 2},
+    }
+    kept = {row["key"]: row for row in rows if row["status"] == "kept"}
+    assert len(kept) == len(in_tars) == 7
+    for tar, record in in_tars:
+        sample = decode(record)
+        row = kept[sample.key]
+        assert tar == row["shard"]
+        assert EMOTIONS[sample.label] == row["label"] == sample.meta["label"]
+        assert sample.meta["split"] == row["split"] == tar.rsplit("-", 1)[0]
+        assert sample.meta["source_group"] == row["source_group"]
+        assert set(sample.arrays) == set(MEMBERS)
+    assert {s: d["samples"] for s, d in manifest.splits.items()} == {"train": 4, "val": 1, "test": 2}
+    assert sum(sum(d["per_class"].values()) for d in manifest.splits.values()) == 7
+    assert manifest.splits["train"]["shards"] == ["train-000000.tar", "train-000001.tar"]
+
+
+def test_each_tar_has_a_commit_record_with_its_hash_and_rows_in_its_order(built):
+    for tar in built.glob("*.tar"):
+        table = pq.read_table(shards.record_of(tar))
+        assert table.schema.metadata[b"tar_sha256"].decode() == hashlib.sha256(tar.read_bytes()).hexdigest()
+        assert int(table.schema.metadata[b"tar_bytes"]) == tar.stat().st_size
+        assert table["key"].to_pylist() == [r["__key__"] for name, r in records(built) if name == tar.name]
+
+
+def test_normalisation_is_that_of_the_stored_training_arrays(built):
+    manifest = Manifest.from_json((built / "dataset.json").read_text())
+    samples = [decode(record) for tar, record in records(built) if tar.startswith("train")]
+    for name, member in MEMBERS.items():
+        values = np.moveaxis(np.stack([s.arrays[name] for s in samples]).astype(np.float64), member.channel_axis + 1, 0)
+        channels = values.reshape(len(values), -1)
+        assert np.allclose(manifest.normalization[name]["mean"], channels.mean(axis=1), rtol=1e-6, atol=1e-9)
+        assert np.allclose(manifest.normalization[name]["std"], channels.std(axis=1), rtol=1e-6)
+
+
+def test_nothing_stored_tells_of_this_machine(built, videos):
+    told = (built / "dataset.json").read_text() + (built / "README.md").read_text()
+    told += "".join(record["json"].decode() for _, record in records(built))
+    told += json.dumps(pq.read_table(built / "index.parquet").to_pylist())
+    assert str(videos) not in told
+    assert str(built) not in told
+
+
+def test_segments_of_one_video_share_a_group_and_stems_that_repeat_do_not(built):
+    groups = {r["source_id"]: r["source_group"] for r in pq.read_table(built / "index.parquet").to_pylist()}
+    one, two = (g for name, g in groups.items() if "NEW_EXC(2)" in name)
+    assert one == two == "NEW_EXC(2)"
+    assert groups["Train/Excited/video/14.mp4"] != groups["Train/Sad/video/14.mp4"]
+
+
+@pytest.mark.parametrize(("num_workers", "backwards"), [(1, True), (4, False), (4, True)])
+def test_the_set_does_not_depend_on_batches_or_on_who_finished_first(built, videos, tmp_path, num_workers, backwards):
+    out = tmp_path / "mved"
+    run(request(out, videos), num_workers=num_workers, backwards=backwards)
+    assert fingerprint(out) == fingerprint(built)
+
+
+def test_a_second_build_finds_nothing_to_do(built, videos):
+    before = fingerprint(built)
+    build = request(built, videos)
+    build.begin()
+    assert build.pending() == []
+    assert build.batches(2) == []
+    assert fingerprint(built) == before
+    assert run(build) == Manifest.from_json((built / "dataset.json").read_text())
+    assert fingerprint(built) == before
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing but finally clauses of the standard library would run."""
+
+
+def test_killed_at_any_published_file_and_run_again_it_ends_in_the_same_bytes(built, videos, tmp_path, monkeypatch):
+    """Die before the n-th file gets its final name or is removed, for every n that there is."""
+    real_replace, real_unlink = Path.replace, Path.unlink
+    parts = tmp_path / "prepared"
+    first = request(parts, videos)
+    first.begin()
+    for batch in first.batches(1):  # preparing is the slow part: done once, the parts are copied
+        prepare_batch(first.work, batch, first.recipe, 0)
+    num_kills = 0
+    for n in itertools.count():
+        out = tmp_path / f"killed-{n}" / "mved"
+        shutil.copytree(parts, out)
+        left = itertools.count(n, -1)
+
+        def replace(self: Path, target: Path, left=left) -> Path:
+            if next(left) == 0:
+                raise Killed
+            return real_replace(self, target)
+
+        def unlink(self: Path, missing_ok: bool = False, left=left) -> None:
+            if self.parent.name == ".build" and self.exists() and next(left) == 0:
+                raise Killed
+            real_unlink(self, missing_ok)
+
+        try:
+            with monkeypatch.context() as dying:
+                dying.setattr(Path, "replace", replace)
+                dying.setattr(Path, "unlink", unlink)
+                run(request(out, videos))
+        except Killed:
+            num_kills += 1
+            run(request(out, videos))
+        else:
+            break
+        assert fingerprint(out) == fingerprint(built), n
+        assert not list(out.rglob("part-*"))
+        shutil.rmtree(out.parent)
+    assert num_kills >= 2 * len(list(built.glob("*.tar"))) + 8
+
+
+def test_new_videos_append_shards_and_leave_the_old_ones_alone(videos, tmp_path, make_media):
+    folder = tmp_path / "media"
+    shutil.copytree(videos, folder)
+    out = tmp_path / "set"
+    run(request(out, folder))
+    before = fingerprint(out)
+    make_media(folder / "Train/Sad/video/00 new.mp4", sound="sine=frequency=99:sample_rate=44100")
+    shutil.copy(folder / "Train/Sad/video/14.mp4", folder / "Train/Sad/video/15 again.mp4")
+    manifest = run(request(out, folder))
+    after = fingerprint(out)
+    old = [name for name in before if name.startswith(("train-", "val-", "test-"))]
+    assert all(after[name] == before[name] for name in old)
+    assert set(after) - set(before) == {"train-000002.tar", "train-000002.parquet"}
+    assert manifest.counts["kept"] == 8
+    assert manifest.counts["by_code"]["duplicate"] == 1
+    assert len(pq.read_table(out / "index.parquet")) == 14
+
+
+def test_a_video_of_the_same_bytes_shares_the_group_even_with_another_span(tmp_path, make_media):
+    make_media(tmp_path / "media/a.mp4", seconds=60)
+    shutil.copy(tmp_path / "media/a.mp4", tmp_path / "media/b.mp4")
+    run(request(tmp_path / "set", tmp_path / "media", labelled=None))
+    rows = pq.read_table(tmp_path / "set/index.parquet").to_pylist()
+    assert [r["status"] for r in rows] == ["kept", "kept"]
+    assert rows[0]["start_s"] != rows[1]["start_s"]
+    assert {r["source_group"] for r in rows} == {"a.mp4"}
+
+
+def test_an_unlabelled_set_has_one_split_and_no_classes(videos, tmp_path):
+    manifest = run(request(tmp_path / "set", videos, labelled=None, recipe=Recipe(modality="video")))
+    assert list(manifest.splits) == ["unlabeled"]
+    assert manifest.labels is None
+    assert list(manifest.normalization) == ["frames"]
+    assert all("cls" not in record for _, record in records(tmp_path / "set"))
+
+
+def test_our_own_error_fails_that_clip_alone_and_is_told_with_its_traceback(videos, tmp_path):
+    build = request(tmp_path / "set", videos)
+    build.begin()
+    first, second, *_ = build.pending()
+
+    def broken(source, **settings):
+        return prepare(source, **settings) if source is second else 1 / 0
+
+    one, two = prepare_batch(build.work, [first, second], build.recipe, 0, broken)
+    assert (one["status"], one["code"]) == ("failed", "internal")
+    assert "ZeroDivisionError" in one["detail"]
+    assert two["status"] == "kept"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 1}, "begun with seed 0, not with 1"),
+        ({"recipe": Recipe(modality="audio")}, "begun with recipe"),
+        ({"split_rule": "grouped"}, 'begun with split_rule "official"'),
+    ],
+)
+def test_another_request_for_the_same_folder_is_refused(built, videos, changes, words):
+    with pytest.raises(UserError, match=words):
+        request(built, videos, **changes).check_against_earlier()
+
+
+def test_contradictory_requests_are_refused(videos, tmp_path):
+    with pytest.raises(UserError, match="--split is for labelled sets"):
+        request(tmp_path / "s", videos, labelled=None, split_rule="grouped")
+    table = tmp_path / "labels.csv"
+    table.write_text("file,label\nTrain/Sad/video/14.mp4,Sad\n")
+    with pytest.raises(UserError, match="--split official"):
+        request(tmp_path / "s", videos, labelled=str(table), split_rule="official")
+    assert request(tmp_path / "s", videos, labelled=str(table)).settings.split_rule == "grouped"
+
+
+def test_a_set_of_another_schema_version_is_refused(built, videos, tmp_path):
+    out = tmp_path / "set"
+    shutil.copytree(built, out)
+    raw = json.loads((out / "dataset.json").read_text())
+    (out / "dataset.json").write_text(json.dumps(raw | {"schema_version": 0}))
+    with pytest.raises(SchemaError, match="schema version 0"):
+        request(out, videos).check_against_earlier()
+
+
+def test_a_file_being_written_has_no_final_name_until_it_is_whole(tmp_path):
+    with pytest.raises(RuntimeError), publishing(tmp_path / "x.tar") as scratch:  # noqa: PT012
+        scratch.write_bytes(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    with single_writer(tmp_path / ".build"), pytest.raises(UserError, match="another process is building"):
+        with single_writer(tmp_path / ".build"):
+            pass
+    with single_writer(tmp_path / ".build"):
+        pass

@@ -1,0 +1,52 @@
+"""Each extra stands alone: a crawl host needs no torch, a GPU host no librosa."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+BLOCK = """
+import importlib.abc, importlib.metadata, pkgutil, sys
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}} (blocked)", name=name)
+sys.meta_path.insert(0, Block())
+installed = importlib.metadata.distribution
+def distribution(name):  # torchmetrics asks for what is installed before it imports it
+    if name.replace("-", "_") in {blocked!r}:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return installed(name)
+importlib.metadata.distribution = distribution
+import {package}
+for module in pkgutil.walk_packages({package}.__path__, "{package}."):
+    __import__(module.name)
+"""
+
+TRAINER_ONLY = {
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "sklearn",
+    "matplotlib",
+    "tensorboard",
+    "safetensors",
+}
+PIPELINE_ONLY = {"av", "ffmpeg", "imageio_ffmpeg", "librosa", "loky", "noisereduce", "soxr", "yt_dlp", "prefect"}
+
+
+@pytest.mark.parametrize(
+    ("package", "blocked"),
+    [
+        ("pipeline", TRAINER_ONLY | {"prefect", "trainer", "flows"}),
+        ("flows", TRAINER_ONLY | {"trainer"}),
+        ("trainer", PIPELINE_ONLY | {"flows"}),
+    ],
+)
+def test_a_package_imports_without_what_the_other_needs(package, blocked):
+    code = BLOCK.format(blocked=sorted(blocked), package=package)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
