@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.abc
 import os
+import re
 import signal
 import sys
 import threading
@@ -110,4 +111,5 @@ def _result(executor: ProcessPoolExecutor, function: Callable[..., Result], *arg
     try:
         return executor.submit(function, *args).result()  # type: ignore[no-any-return]
     except TerminatedWorkerError as error:
-        raise WorkerDiedError(str(error).splitlines()[0]) from error
+        codes = re.search(r"exit codes of the workers are \{(.*)\}", str(error))
+        raise WorkerDiedError(f"the worker process died: {codes[1] if codes else error}") from error

@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sources import list_sources
+from flows.build_shards import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,23 +117,30 @@ def test_killed_and_run_again_it_ends_in_the_same_bytes(built, videos, tmp_path,
     assert fingerprint(out) == fingerprint(built[0])
 
 
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
+    code, out, err = finish("--source", "no/such/folder", "--out", str(tmp_path / "s"))
+    assert (code, out) == (2, "")
+    assert err == "build-shards: --source no/such/folder: no such folder or list of links\n"
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("changes", "line"),
     [
-        (
-            ("--source", "no/such/folder", "--out", "{tmp}/s"),
-            "--source no/such/folder: no such folder or list of links",
-        ),
-        (("--source", "{tmp}", "--out", "{tmp}/s"), "holds no media file"),
-        (("--source", "{videos}", "--out", "{tmp}/s", "--limit", "0"), "--limit 0: give a whole number from 1 up"),
-        (("--source", "{videos}", "--out", "{tmp}/s", "--split", "grouped"), "--split is for labelled sets"),
+        ({"source": "{tmp}"}, "holds no media file"),
+        ({"limit": 0}, "--limit 0: give a whole number from 1 up"),
+        ({"workers": -1}, "--workers -1: give a whole number from 1 up"),
+        ({"split": "grouped"}, "--split is for labelled sets"),
+        ({"labels": "gone.csv"}, "gone.csv: no such file"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(videos, tmp_path, words, line):
-    code, out, err = finish(*(w.format(tmp=tmp_path, videos=videos) for w in words))
-    assert (code, out) == (2, "")
-    assert line in err
-    assert len(err.strip().splitlines()) == 1
+def test_other_mistakes_are_told_before_prefect_starts_anything(videos, tmp_path, capsys, changes, line):
+    words = {"source": str(videos), "out": str(tmp_path / "s")} | changes
+    words["source"] = words["source"].format(tmp=tmp_path)
+    assert run(**words) == 2
+    told = capsys.readouterr()
+    assert line in told.err
+    assert len(told.err.splitlines()) == 1
     assert not (tmp_path / "s").exists()
 
 
@@ -148,11 +156,7 @@ def test_where_nothing_is_kept_index_and_manifest_are_written_and_the_exit_code_
 
 
 def test_a_list_of_links_is_fetched_and_an_artifact_is_left(videos, tmp_path):
-    """In this process, against Prefect's own test server; the media come over loopback through the real yt-dlp."""
-    from prefect.artifacts import Artifact
-    from prefect.testing.utilities import prefect_test_harness
-
-    from flows.build_shards import build_shards
+    """The media come over loopback through the real yt-dlp; the artifact is looked up in Prefect's database."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...
@@ -162,17 +166,18 @@ def test_a_list_of_links_is_fetched_and_an_artifact_is_left(videos, tmp_path):
         base = f"http://127.0.0.1:{httpd.server_port}"
         links = [f"{base}/{name}" for name in ("Train/Sad/video/14.mp4", "Train/Excited/video/14.mp4", "gone.mp4")]
         (tmp_path / "links.txt").write_text("\n".join([*links, "file:///etc/hostname"]))
-        with prefect_test_harness():
-            counts = build_shards(source=str(tmp_path / "links.txt"), out=str(tmp_path / "set"), workers=1)
-            artifact = Artifact.get("build-shards")
+        home = tmp_path / "prefect"
+        words = ("--source", str(tmp_path / "links.txt"), "--out", str(tmp_path / "set"))
+        code, out, err = finish(*words, PREFECT_HOME=str(home))
         httpd.shutdown()
-    assert counts["kept"] == 2
-    assert counts["by_code"] == {"unavailable": 1, "unsupported-link": 1}
-    assert artifact is not None
-    assert "| kept | 2 |" in str(artifact.data)
+    assert code == 0, err
+    assert out == "2 kept, 2 rejected, 0 failed; unavailable 1; unsupported-link 1\n"
     rows = {r["link"]: r for r in pq.read_table(tmp_path / "set/index.parquet").to_pylist()}
-    assert set(rows) == {s.source_id for s in list_sources(str(tmp_path / "links.txt"))}
+    assert set(rows) == {*links, "file:///etc/hostname"}
     assert rows[links[0]]["title"] == "14"
+    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
+        ((artifact,),) = database.execute("select data from artifact where key = 'build-shards'").fetchall()
+    assert "| kept | 2 |" in artifact
 
 
 def test_a_clip_that_kills_its_worker_fails_alone(videos, tmp_path, monkeypatch):
