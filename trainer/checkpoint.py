@@ -16,7 +16,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -110,6 +110,33 @@ def read_config(run: Path) -> RunConfig:
 def stored_flags(run: Path) -> dict[str, Any] | None:
     """Return the flags a run was begun with, if there is one."""
     return read_config(run).train if (run / "config.json").exists() else None
+
+
+def open_run(
+    run: Path, config: RunConfig, *, init: str, root: Path, groups: Iterable[str], resume: bool
+) -> tuple[RunConfig, str]:
+    """Begin a run, or take up the one that is there.
+
+    Parameters
+    ----------
+    init, root
+        As in ``choose_init``. A run that is taken up keeps what it began with.
+    groups
+        Source groups that will be trained on.
+
+    Returns
+    -------
+    (RunConfig, str)
+        The run's settings, and why its weights come from where they do.
+    """
+    if resume and (run / "config.json").exists():
+        stored = read_config(run)
+        require_resumable(run, stored, config)
+        return stored, "as the run began"
+    source, why = choose_init(init, root=root, network=config.network, recipe=config.recipe)
+    config = replace(config, init=init_record(source))
+    begin(run, config, groups=groups)
+    return config, why
 
 
 def begin(run: Path, config: RunConfig, *, groups: Iterable[str]) -> None:
@@ -299,9 +326,9 @@ def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
     try:
         stored = torch.load(path, weights_only=True, map_location="cpu")
         optimizer.load_state_dict(stored["optimizer"])
+        torch.set_rng_state(stored["rng"])
     except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}); the checkpoint is damaged") from None
-    torch.set_rng_state(stored["rng"])
 
 
 def init_record(run: Path | None) -> dict[str, Any] | None:

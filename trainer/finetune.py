@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
 
 import torch
 
@@ -137,16 +136,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         train=asdict(cfg),
         init=None,
     )
-    if cfg.resume and (run / "config.json").exists():
-        stored = checkpoint.read_config(run)
-        checkpoint.require_resumable(run, stored, config)
-        config, why = stored, "as the run began"
-    else:
-        source, why = checkpoint.choose_init(
-            cfg.init, root=Path(cfg.runs), network=config.network, recipe=config.recipe
-        )
-        config = replace(config, init=checkpoint.init_record(source))
-        checkpoint.begin(run, config, groups=groups_of(train_shards))
+    config, why = checkpoint.open_run(
+        run, config, init=cfg.init, root=Path(cfg.runs), groups=groups_of(train_shards), resume=cfg.resume
+    )
     step, start, best = 0, Place(0, 0), None
     last = checkpoint.latest(run) if cfg.resume else None
     if last is not None:
@@ -188,7 +180,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     model.train()
     with stop_on_signal() as stop, RunLog(run, step=step, num_steps=num_steps) as log:
         for place, batch in loader.stream(start, num_batches=num_steps - step):
-            began = perf_counter()
             logits = model(to_inputs(batch))
             truth = batch["label"].to(fabric.device)
             loss = classification(logits, truth)
@@ -199,10 +190,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             optimizer.step()
             step += 1
             accuracy = (logits.argmax(1) == truth).float().mean().item()
-            seconds = perf_counter() - began
             epoch_ended = place.batch == 0
             epoch = place.epoch - epoch_ended
-            log.write("train", step, epoch=epoch, loss=loss_value, accuracy=accuracy, seconds=seconds)
+            log.write("train", step, epoch=epoch, loss=loss_value, accuracy=accuracy)
 
             done = step == num_steps
             validate = done or (step % cfg.eval_every == 0 if cfg.eval_every else epoch_ended)

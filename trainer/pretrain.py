@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
 
 import torch
 
@@ -130,16 +129,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         train=asdict(cfg),
         init=None,
     )
-    if cfg.resume and (run / "config.json").exists():
-        stored = checkpoint.read_config(run)
-        checkpoint.require_resumable(run, stored, config)
-        config, why = stored, "as the run began"
-    else:
-        source, why = checkpoint.choose_init(
-            cfg.init, root=Path(cfg.runs), network=config.network, recipe=config.recipe
-        )
-        config = replace(config, init=checkpoint.init_record(source))
-        checkpoint.begin(run, config, groups=groups_of(shards))
+    config, why = checkpoint.open_run(
+        run, config, init=cfg.init, root=Path(cfg.runs), groups=groups_of(shards), resume=cfg.resume
+    )
     step, start = 0, Place(0, 0)
     last = checkpoint.latest(run) if cfg.resume else None
     if last is not None:
@@ -176,7 +168,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     model.train()
     with stop_on_signal() as stop, RunLog(run, step=step, num_steps=num_steps) as log:
         for place, batch in loader.stream(start, num_batches=num_steps - step):
-            began = perf_counter()
             inputs = to_inputs(batch)
             targets = autoencoder.targets(inputs)
             outputs = model(inputs)
@@ -188,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             optimizer.step()
             step += 1
             epoch = place.epoch - (place.batch == 0)  # place is where the next batch begins
-            log.write("train", step, epoch=epoch, **values, seconds=perf_counter() - began)
+            log.write("train", step, epoch=epoch, **values)
 
             done = step == num_steps
             if done:
@@ -198,9 +189,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 checkpoint.save(run, autoencoder, step=step, state=state, optimizer=optimizer)
             if stop.signal and not done:
                 stop.leave(f"stopped at step {step}; go on with: {PROG} --out {run} --resume")
+    say("squared error of the last step, in brackets that of predicting the mean:")
     for role, names in to_inputs.channel_names.items():
-        shown = (f"{name} {values[f'mse/{role}/{name}']:.3f} of {values[f'mean/{role}/{name}']:.3f}" for name in names)
-        say(f"{role}: last step's squared error, and that of predicting the mean: {', '.join(shown)}")
+        shown = (f"{name} {values[f'mse/{role}/{name}']:.3f} ({values[f'mean/{role}/{name}']:.3f})" for name in names)
+        say(f"  {role:<11} {', '.join(shown)}")
     say(f"done: {run}, step {step}, loss {values['loss']:.4f}")
 
 

@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -187,10 +188,16 @@ class RunLog:
         temporary.replace(path)
         self._file = path.open("a")
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self._last = time.perf_counter()
         self._bar = tqdm(total=num_steps, initial=step, unit="step", disable=None, dynamic_ncols=True)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Record numbers of a step; ``kind`` is train or val. What is not a finite number is null in JSON."""
+        """Record numbers of a step, and the seconds since the record before; ``kind`` is train or val.
+
+        What is not a finite number is null in JSON.
+        """
+        now = time.perf_counter()
+        values["seconds"], self._last = round(now - self._last, 4), now
         record = {"step": step, "kind": kind, **{name: _finite(value) for name, value in values.items()}}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
