@@ -177,8 +177,8 @@ class ShardSet:
         """
         if not self.manifest.labels:
             raise UserError(
-                f"{self.address} has no labels, and this command needs them; give a labelled set such as shards/mved, "
-                "or train without labels: python -m trainer.pretrain"
+                f"{self.address} has no labels, and this command needs them; build it with --labels, "
+                "or train without them: python -m trainer.pretrain"
             )
         return self.manifest.labels
 
