@@ -5,8 +5,8 @@
 It writes benchmarks/results/fidelity.json.
 
 Sound: librosa's one-liner, and an FFT of explicitly cut frames in float64, on the samples that ffmpeg decoded.
-Frames: PyAV decodes the whole file, the frame is chosen by its timestamp and scaled by PyAV; a stored frame must be nearer to it
-than to its neighbours, unless they look the same.
+Frames: PyAV decodes the whole file, the frame is chosen by its timestamp and scaled by PyAV; a stored frame must be
+nearer to it than to its neighbours, unless they look the same.
 """
 
 from __future__ import annotations

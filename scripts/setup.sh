@@ -102,7 +102,7 @@ say "installing the project with extras [$EXTRAS] into .venv (all of them: sever
 touch "$UNDERWAY"
 rm -f "$STAMP"
 # One call: torch and torchvision must come from one place, or torchvision fails at import.
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --progress-bar off -e ".[$EXTRAS]" </dev/null ||
+.venv/bin/python -m pip install -qq --disable-pip-version-check --no-input --progress-bar off -e ".[$EXTRAS]" </dev/null ||
     die "pip could not install the project; its words stand above. Run it again when that is mended"
 case ",$EXTRAS," in *,all,* | *,trainer,*)
     .venv/bin/python -c 'import torch, torchvision' 2>/dev/null ||
