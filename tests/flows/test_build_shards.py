@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -114,6 +115,26 @@ def test_killed_and_run_again_it_ends_in_the_same_bytes(built, videos, tmp_path,
     assert (code, text) == (0, built[1]), err
     if moment == "part-*.parquet":
         assert " 0 done already" not in err
+    assert fingerprint(out) == fingerprint(built[0])
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_at_random_moments_it_ends_in_the_same_bytes(built, videos, tmp_path):
+    """A soak: up to twenty runs that live 4 to 14 s each, then one that may finish."""
+    rng = random.Random(0)
+    out = tmp_path / "mved"
+    words = ("--source", str(videos), "--labels", "mved", "--out", str(out), "--workers", "2")
+    for _ in range(20):
+        running = Command(*words)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.process.wait(timeout=rng.uniform(4, 14))
+        if running.process.poll() is not None:
+            running.finish()
+            break
+        running.kill()
+        running.finish()
+    code, text, err = finish(*words)
+    assert (code, text) == (0, built[1]), err
     assert fingerprint(out) == fingerprint(built[0])
 
 
