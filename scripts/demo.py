@@ -200,10 +200,11 @@ def build(report: Report, name: str, *, source: Path, folder: Path, words: Seque
     """Bring one set of shards up to date."""
     out = folder / "shards" / name
     with report.step(f"shards, {name}", out) as made:
-        run([*python("flows.build_shards"), "--source", str(source), "--out", str(out), *words])
+        words = ["--source", str(source), "--out", str(out), *words]
+        changed = run([*python("flows.build_shards"), *words], makes=out / "index.parquet")
         counts = read_json(out / "dataset.json")["counts"]
         lost = [f"{counts[status]} {status}" for status in ("rejected", "failed") if counts[status]]
-        made.append(", ".join([f"{counts['kept']} clips", *lost]))
+        made.append(", ".join([f"{counts['kept']} clips", *lost, *already(changed)]))
 
 
 def train(folder: Path, sets: Sequence[str], report: Report) -> None:
@@ -213,16 +214,18 @@ def train(folder: Path, sets: Sequence[str], report: Report) -> None:
     common = ["--preset", "tiny", "--batch-size", str(BATCH), "--resume"]
     with report.step("pretrain", pretrained) as made:
         steps = ["--max-steps", str(PRETRAIN_STEPS), "--lr", str(PRETRAIN_LR)]
-        run([*python("trainer.pretrain"), "--shards", str(shards / sets[0]), "--out", str(pretrained), *steps, *common])
-        made.append(f"{PRETRAIN_STEPS} steps, network slow-fast, preset tiny")
+        words = ["--shards", str(shards / sets[0]), "--out", str(pretrained), *steps, *common]
+        changed = run([*python("trainer.pretrain"), *words], makes=pretrained / "log.jsonl")
+        made += [f"{PRETRAIN_STEPS} steps, slow-fast, tiny", *already(changed)]
     if "labelled" not in sets:
         return
     labelled = shards / "labelled"
     with report.step("fine-tune", finetuned) as made:
         steps = ["--max-steps", str(FINETUNE_STEPS), "--lr", str(FINETUNE_LR), "--eval-every", str(FINETUNE_STEPS // 4)]
         steps += ["--init", str(pretrained)]
-        run([*python("trainer.finetune"), "--shards", str(labelled), "--out", str(finetuned), *steps, *common])
-        made.append(f"{FINETUNE_STEPS} steps from the pretrained network")
+        words = ["--shards", str(labelled), "--out", str(finetuned), *steps, *common]
+        changed = run([*python("trainer.finetune"), *words], makes=finetuned / "log.jsonl")
+        made += [f"{FINETUNE_STEPS} steps from pretrained", *already(changed)]
     splits = read_json(labelled / "dataset.json")["splits"]
     split = next((name for name in ("test", "val", "train") if splits.get(name, {}).get("samples")), "test")
     if split != "test":
@@ -232,6 +235,11 @@ def train(folder: Path, sets: Sequence[str], report: Report) -> None:
         run([*python("trainer.evaluate"), *words])
         metrics = read_json(finetuned / "metrics.json")
         made.append(f"accuracy {metrics['accuracy']:.2f} on {metrics['n']} {split} clips")
+
+
+def already(changed: bool) -> list[str]:
+    """Words for a step that found everything done."""
+    return [] if changed else ["there already"]
 
 
 def closing_words(folder: Path, sets: Sequence[str], *, own: bool) -> str:

@@ -64,8 +64,8 @@ def is_in_root(program: str) -> bool:
     return Path(program).is_relative_to(ROOT)
 
 
-def run(command: Sequence[str]) -> None:
-    """Show a command and run it.
+def run(command: Sequence[str], *, makes: Path | None = None) -> bool:
+    """Show a command, run it, and tell whether the file it makes changed.
 
     Raises
     ------
@@ -73,11 +73,20 @@ def run(command: Sequence[str]) -> None:
         If it fails.
     """
     print(f"$ {shlex.join(command)}", flush=True)
-    loopback = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), HOST, "localhost")))
-    environment = os.environ | {"no_proxy": loopback, "NO_PROXY": loopback}
+    before = _stamp(makes)
+    direct = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), HOST, "localhost")))
+    environment = os.environ | {"no_proxy": direct, "NO_PROXY": direct}  # a proxy knows nothing of our loopback
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
         raise StepError(f"exit status {done.returncode} from: {shlex.join(command)}")
+    return _stamp(makes) != before
+
+
+def _stamp(file: Path | None) -> tuple[int, int] | None:
+    if file is None or not file.exists():
+        return None
+    state = file.stat()
+    return state.st_ino, state.st_mtime_ns
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -80,6 +80,127 @@ def test_setup_refuses_an_old_python_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
+TOOLS = (
+    "bash",
+    "cat",
+    "chmod",
+    "cp",
+    "dirname",
+    "env",
+    "flock",
+    "grep",
+    "head",
+    "ln",
+    "mkdir",
+    "rm",
+    "sha256sum",
+    "tail",
+    "touch",
+    "true",
+)
+
+FAKE_PYTHON = """#!/bin/bash
+echo "python $*" >>"$CALLS"
+case "$*" in
+    *version_info*) echo 3.11 ;;
+    "-V") echo Python 3.11.0 ;;
+    *"-m venv"*) mkdir -p .venv/bin; rm -f .venv/.underway; cp "$0" .venv/bin/python ;;
+    *"pip install"*) [ -z "$PIP_FAILS" ] || { echo "no space" >&2; exit 1; } ;;
+esac
+"""
+
+FAKE_APT = """#!/bin/bash
+echo "apt-get $*" >>"$CALLS"
+case "$*" in *"install"*ffmpeg*) [ -z "$APT_FAILS" ] || exit 1; ln -sf "$(command -v true)" "$BIN/ffmpeg" ;; esac
+"""
+
+
+class Setup:
+    """``scripts/setup.sh`` in a folder of its own, with stand-ins for the programs that would take minutes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.bin, self.calls = folder / "project", folder / "bin", folder / "calls"
+        self.bin.mkdir()
+        for tool in TOOLS:
+            (self.bin / tool).symlink_to(shutil.which(tool) or f"/usr/bin/{tool}")
+        self.program("python3.11", FAKE_PYTHON)
+        self.program("apt-get", FAKE_APT)
+        self.program("id", "#!/bin/bash\necho ${FAKE_UID:-0}\n")
+        shutil.copytree(ROOT / "scripts", self.root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+        (self.root / "pyproject.toml").write_text("[project]\n")
+
+    def program(self, name: str, text: str) -> None:
+        (self.bin / name).write_text(text)
+        (self.bin / name).chmod(0o755)
+
+    def __call__(self, **variables: str) -> subprocess.CompletedProcess[str]:
+        self.calls.write_text("")
+        own = {"PATH": str(self.bin), "BIN": str(self.bin), "CALLS": str(self.calls)}
+        return subprocess.run(
+            [self.root / "scripts" / "setup.sh"], env=own | variables, capture_output=True, text=True, check=False
+        )
+
+    def called(self, words: str) -> bool:
+        return words in self.calls.read_text()
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(tmp_path)
+
+
+def test_setup_as_root_installs_ffmpeg_and_does_nothing_the_second_time(setup: Setup) -> None:
+    done = setup()
+    assert done.returncode == 0, done.stderr
+    assert setup.called("apt-get update")
+    assert setup.called("install -qq --no-install-recommends ffmpeg")
+    assert setup.called("-e .[all]")
+    again = setup()
+    assert "nothing to do" in again.stdout
+    assert not setup.called("apt-get")
+    assert not setup.called("pip install")
+
+
+@pytest.mark.parametrize("variables", [{"FAKE_UID": "1000"}, {"APT_FAILS": "1"}])
+def test_setup_falls_back_to_the_wheel_and_asks_apt_once(setup: Setup, variables: dict[str, str]) -> None:
+    done = setup(**variables)
+    assert done.returncode == 0, done.stderr
+    assert "imageio-ffmpeg serves" in done.stdout
+    assert setup.called("get_ffmpeg_exe")
+    assert "nothing to do" in setup(**variables).stdout
+    assert not setup.called("apt-get")
+
+
+def test_setup_installs_anew_when_the_project_file_or_the_extras_change(setup: Setup) -> None:
+    setup()
+    (setup.root / "pyproject.toml").write_text("[project]\nname = 'other'\n")
+    setup()
+    assert setup.called("pip install")
+    assert not setup.called("-m venv")
+    setup(EXTRAS="pipeline")
+    assert setup.called("-e .[pipeline]")
+
+
+def test_setup_that_failed_half_way_says_so_and_begins_a_new_venv(setup: Setup) -> None:
+    failed = setup(PIP_FAILS="1")
+    assert failed.returncode == 1
+    assert "no space" in failed.stderr
+    assert "pip could not install" in failed.stderr
+    done = setup()
+    assert done.returncode == 0, done.stderr
+    assert "making .venv anew" in done.stdout
+    assert setup.called("-m venv --clear")
+
+
+def test_setup_makes_a_new_venv_where_the_folder_was_moved(setup: Setup, tmp_path: Path) -> None:
+    setup()
+    setup.root = setup.root.rename(tmp_path / "a new place")
+    done = setup()
+    assert "made in another folder" in done.stdout
+    assert setup.called("-m venv --clear")
+    assert "nothing to do" in setup().stdout
+
+
 # --- the server --------------------------------------------------------------------------------------------------
 
 
