@@ -17,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer import checkpoint
+from trainer.checkpoint import latest, load_weights, read_state, require_latest
 from trainer.inputs import Inputs
 from trainer.loader import Loader, Order
 from trainer.metrics import Predictions, predict, score
 from trainer.models.classifier import Classifier
 from trainer.models.presets import build_encoder, config_from_dict
 from trainer.plots import plot_confusion, plot_roc
+from trainer.runs import group_hashes, read_config, require_same, trained_groups, versions
 from trainer.runtime import Precision, default_workers, describe, entry, parse, require, say, start_fabric, warn
 from trainer.shards import ShardSet, groups_of, num_samples
 
@@ -60,16 +61,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     cfg = parse(Config, argv, prog=PROG)
     run, out = Path(cfg.run), Path(cfg.out or cfg.run)
-    config = checkpoint.read_config(run)
-    checkpoint.require_same(run, config, kind="finetune")
+    config = read_config(run)
+    require_same(run, config, kind="finetune")
 
     # --- data
     data = ShardSet.open(cfg.shards)
     labels = data.class_names
-    checkpoint.require_same(run, config, recipe=data.manifest.recipe, labels=labels)
+    require_same(run, config, recipe=data.manifest.recipe, labels=labels)
     shards = data.split(cfg.split)
-    seen = checkpoint.trained_groups(run)
-    groups = checkpoint.group_hashes(groups_of(shards))
+    seen = trained_groups(run)
+    groups = group_hashes(groups_of(shards))
     if leaked := len(seen.intersection(groups)):
         warn(
             f"{leaked} of the {len(groups)} source groups of split {cfg.split} were trained on: "
@@ -77,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
     # --- network
-    found = checkpoint.latest(run, "best") or checkpoint.require_latest(run)
-    state = checkpoint.read_state(found)
+    found = latest(run, "best") or require_latest(run)
+    state = read_state(found)
     fabric = start_fabric(cfg.precision, seed=0)
     classifier = Classifier(build_encoder(config_from_dict(config.network)), len(labels))
-    checkpoint.load_weights(found, classifier)
+    load_weights(found, classifier)
     if not state["batchnorm_reestimated"]:
         warn(f"{found} was saved mid-run, with batch-norm statistics that lag behind; let the run validate once first")
     to_inputs = Inputs(classifier.encoder.inputs, config.normalization, fabric.device)
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "shards": cfg.shards,
         "split": cfg.split,
         "leaked_groups": leaked,
-        "versions": checkpoint.versions(),
+        "versions": versions(),
     }
     out.mkdir(parents=True, exist_ok=True)
     write_predictions(said, labels, out / "predictions.csv")

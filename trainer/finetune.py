@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from trainer import checkpoint
-from trainer.checkpoint import RunConfig
+from trainer.batchnorm import reestimate_batchnorm
 from trainer.inputs import Inputs, members_read
 from trainer.loader import Loader, Order, Place
 from trainer.metrics import predict, score
@@ -27,15 +27,18 @@ from trainer.models.classifier import Classifier
 from trainer.models.encoder import ModalityChoice
 from trainer.models.presets import Network, Preset, build_encoder, network_config
 from trainer.objectives import classification
+from trainer.opening import default_run, initialise, open_run
+from trainer.record import RunLog, to_floats
+from trainer.runs import RunConfig, stored_flags
 from trainer.runtime import (
     Precision,
-    RunLog,
     check_finite,
     default_workers,
     describe,
     entry,
+    gradient_norm,
     parse,
-    reestimate_batchnorm,
+    refuse_wrong_gradients,
     require,
     say,
     start_fabric,
@@ -109,9 +112,9 @@ class Config:
 @entry
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    cfg = parse(Config, argv, prog=PROG, stored=checkpoint.stored_flags)
+    cfg = parse(Config, argv, prog=PROG, stored=stored_flags)
     cfg = replace(cfg, workers=default_workers() if cfg.workers is None else cfg.workers)
-    run = Path(cfg.out) if cfg.out else checkpoint.default_run(cfg.runs, "finetune", cfg.network, cfg.preset)
+    run = Path(cfg.out) if cfg.out else default_run(cfg.runs, "finetune", cfg.network, cfg.preset)
 
     # --- data and network
     data = ShardSet.open(cfg.shards)
@@ -120,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     network = network_config(cfg.network, cfg.preset, modality=cfg.modality)
     fabric = start_fabric(cfg.precision, cfg.seed)
     classifier = Classifier(build_encoder(network), len(labels))
+    refuse_wrong_gradients(fabric, classifier)
     data.require(members_read(classifier.encoder.inputs))
     to_inputs = Inputs(classifier.encoder.inputs, data.manifest.normalization, fabric.device)
 
@@ -136,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train=asdict(cfg),
         init=None,
     )
-    config, why = checkpoint.open_run(
+    config, why = open_run(
         run, config, init=cfg.init, root=Path(cfg.runs), groups=groups_of(train_shards), resume=cfg.resume
     )
     step, start, best = 0, Place(0, 0), None
@@ -147,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         checkpoint.load_weights(last, classifier)
         say(f"resume: {run} at step {step}")
     elif config.init is not None:
-        say(f"init: {checkpoint.initialise(config.init, classifier.encoder, prefix='encoder.')} ({why})")
+        say(f"init: {initialise(config.init, classifier.encoder, prefix='encoder.')} ({why})")
     else:
         say(f"init: scratch ({why})")
         if cfg.init == "auto":
@@ -183,16 +187,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             logits = model(to_inputs(batch))
             truth = batch["label"].to(fabric.device)
             loss = classification(logits, truth)
-            loss_value = loss.item()
-            check_finite(loss_value, batch["keys"])
             optimizer.zero_grad()
             fabric.backward(loss)
+            accuracy = (logits.argmax(1) == truth).float().mean()
+            values = to_floats({"loss": loss, "grad_norm": gradient_norm(model), "accuracy": accuracy})
+            check_finite(values["loss"], values["grad_norm"], batch["keys"])
             optimizer.step()
             step += 1
-            accuracy = (logits.argmax(1) == truth).float().mean().item()
             epoch_ended = place.batch == 0
             epoch = place.epoch - epoch_ended
-            log.write("train", step, epoch=epoch, loss=loss_value, accuracy=accuracy)
+            log.write("train", step, epoch=epoch, **values)
 
             done = step == num_steps
             validate = done or (step % cfg.eval_every == 0 if cfg.eval_every else epoch_ended)

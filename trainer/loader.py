@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from trainer.errors import UserError
 from trainer.order import Row, delivery_order, reading_order, turns
-from trainer.shards import Sample, Shard, ShardSet, num_samples, read
+from trainer.shards import Sample, Shard, ShardSet, num_samples
+from trainer.tars import read
 
 Batch = dict[str, Any]
 

@@ -17,27 +17,29 @@ from pathlib import Path
 import torch
 
 from trainer import checkpoint
-from trainer.checkpoint import RunConfig
+from trainer.batchnorm import reestimate_batchnorm
 from trainer.inputs import Inputs, members_read
 from trainer.loader import Loader, Order, Place
 from trainer.models.autoencoder import Autoencoder
 from trainer.models.encoder import ModalityChoice
 from trainer.models.presets import Network, Preset, build_encoder, network_config
 from trainer.objectives import channel_errors, reconstruction
+from trainer.opening import default_run, initialise, open_run
+from trainer.record import RunLog, to_floats
+from trainer.runs import RunConfig, stored_flags
 from trainer.runtime import (
     Precision,
-    RunLog,
     check_finite,
     default_workers,
     describe,
     entry,
+    gradient_norm,
     parse,
-    reestimate_batchnorm,
+    refuse_wrong_gradients,
     require,
     say,
     start_fabric,
     stop_on_signal,
-    to_floats,
 )
 from trainer.shards import ShardSet, fingerprint, groups_of, num_samples
 
@@ -102,9 +104,9 @@ class Config:
 @entry
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    cfg = parse(Config, argv, prog=PROG, stored=checkpoint.stored_flags)
+    cfg = parse(Config, argv, prog=PROG, stored=stored_flags)
     cfg = replace(cfg, workers=default_workers() if cfg.workers is None else cfg.workers)
-    run = Path(cfg.out) if cfg.out else checkpoint.default_run(cfg.runs, "pretrain", cfg.network, cfg.preset)
+    run = Path(cfg.out) if cfg.out else default_run(cfg.runs, "pretrain", cfg.network, cfg.preset)
 
     # --- data and network
     data = ShardSet.open(cfg.shards)
@@ -113,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     network = network_config(cfg.network, cfg.preset, modality=cfg.modality)
     fabric = start_fabric(cfg.precision, cfg.seed)
     autoencoder = Autoencoder(build_encoder(network))
+    refuse_wrong_gradients(fabric, autoencoder)
     data.require(members_read(autoencoder.encoder.inputs))
     to_inputs = Inputs(autoencoder.encoder.inputs, data.manifest.normalization, fabric.device)
 
@@ -129,9 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train=asdict(cfg),
         init=None,
     )
-    config, why = checkpoint.open_run(
-        run, config, init=cfg.init, root=Path(cfg.runs), groups=groups_of(shards), resume=cfg.resume
-    )
+    config, why = open_run(run, config, init=cfg.init, root=Path(cfg.runs), groups=groups_of(shards), resume=cfg.resume)
     step, start = 0, Place(0, 0)
     last = checkpoint.latest(run) if cfg.resume else None
     if last is not None:
@@ -140,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         checkpoint.load_weights(last, autoencoder)
         say(f"resume: {run} at step {step}")
     elif config.init is not None:
-        say(f"init: {checkpoint.initialise(config.init, autoencoder)} ({why})")
+        say(f"init: {initialise(config.init, autoencoder)} ({why})")
     else:
         say(f"init: scratch ({why})")
     model, optimizer = fabric.setup(autoencoder, torch.optim.Adam(autoencoder.parameters(), lr=cfg.lr))
@@ -172,10 +173,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             targets = autoencoder.targets(inputs)
             outputs = model(inputs)
             loss = reconstruction(outputs, targets, aux_weight=cfg.aux_weight)
-            values = to_floats({"loss": loss} | channel_errors(outputs, targets, to_inputs.channel_names))
-            check_finite(values["loss"], batch["keys"])
             optimizer.zero_grad()
             fabric.backward(loss)
+            measured = {"loss": loss, "grad_norm": gradient_norm(model)}
+            values = to_floats(measured | channel_errors(outputs, targets, to_inputs.channel_names))
+            check_finite(values["loss"], values["grad_norm"], batch["keys"])
             optimizer.step()
             step += 1
             epoch = place.epoch - (place.batch == 0)  # place is where the next batch begins

@@ -1,16 +1,14 @@
-"""What every entry needs around its loop: flags, device, seed, log, progress, signals, one-line errors."""
+"""What every entry needs around its loop: flags, device, seed, signals, checks, one-line errors."""
 
 import argparse
 import contextlib
 import functools
 import io
-import json
 import math
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
@@ -19,7 +17,7 @@ import torch
 import tyro
 from lightning.fabric import Fabric, seed_everything
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
+from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from trainer.errors import UserError
@@ -160,6 +158,20 @@ def start_fabric(precision: Precision, seed: int) -> Fabric:
     return fabric
 
 
+def refuse_wrong_gradients(fabric: Fabric, model: nn.Module) -> None:
+    """Refuse to train what oneDNN 3.13 (torch 2.15) computes wrong weight gradients for, silently and at times NaN.
+
+    Its bf16 kernel `jit_bf16:avx512_core_bf16` errs where a 3-D convolution is deeper than its input has frames, and
+    those are more than one, as in every video pathway. 2-D convolutions, evaluation and CUDA do not go through it.
+    """
+    on_cpu_in_bf16 = fabric.device.type == "cpu" and "bf16" in fabric._precision.precision
+    if on_cpu_in_bf16 and any(isinstance(module, nn.Conv3d) for module in model.modules()):
+        raise UserError(
+            f"--precision {fabric._precision.precision} on a CPU: torch computes wrong gradients of 3-D convolutions "
+            "there; give --precision 32-true, or --modality audio, or use a GPU"
+        )
+
+
 def describe(fabric: Fabric) -> str:
     """Name the device and the precision."""
     name = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
@@ -171,70 +183,7 @@ def default_workers() -> int:
     return min(4, max(0, (os.cpu_count() or 1) - 1)) if torch.cuda.is_available() else 0
 
 
-# --- record ------------------------------------------------------------------------------------------------------
-
-
-class RunLog:
-    """One JSON object a step in ``log.jsonl``, the same numbers in TensorBoard, and a progress bar.
-
-    A resumed run forgets what was logged after its checkpoint: those steps come again.
-    """
-
-    def __init__(self, run: Path, *, step: int, num_steps: int) -> None:
-        path = run / "log.jsonl"
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
-        temporary = path.with_name(".log.jsonl")
-        temporary.write_text("".join(kept))
-        temporary.replace(path)
-        self._file = path.open("a")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
-        self._last = time.perf_counter()
-        self._bar = tqdm(total=num_steps, initial=step, unit="step", disable=None, dynamic_ncols=True)
-
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        """Record numbers of a step, and the seconds since the record before; ``kind`` is train or val.
-
-        What is not a finite number is null in JSON.
-        """
-        now = time.perf_counter()
-        values["seconds"], self._last = round(now - self._last, 4), now
-        record = {"step": step, "kind": kind, **{name: _finite(value) for name, value in values.items()}}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
-        if kind == "train":
-            self._bar.update()
-            self._bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
-
-    def close(self) -> None:
-        """Flush everything."""
-        self._bar.close()
-        self._file.close()
-        self._board.close()
-
-    def __enter__(self) -> "RunLog":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-def _complete_lines(path: Path) -> list[str]:
-    """Return the lines of a log; the last may have been cut by a kill."""
-    if not path.is_file():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Fetch scalars from the device in one go."""
-    return dict(zip(values, torch.stack([value.detach().float() for value in values.values()]).tolist(), strict=True))
+# --- steps -------------------------------------------------------------------------------------------------------
 
 
 class Stop:
@@ -266,71 +215,17 @@ def stop_on_signal() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def check_finite(loss: float, keys: Sequence[str]) -> None:
+def gradient_norm(model: nn.Module) -> Tensor:
+    """Return the length of the whole gradient, of all parameters that have one."""
+    return get_total_norm([value.grad for value in model.parameters() if value.grad is not None])
+
+
+def check_finite(loss: float, grad_norm: float, keys: Sequence[str]) -> None:
     """Stop before the optimiser takes a step that would ruin every weight."""
-    if not math.isfinite(loss):
-        shown = ", ".join(keys[:MAX_KEYS_SHOWN]) + (", ..." if len(keys) > MAX_KEYS_SHOWN else "")
-        raise UserError(
-            f"the loss is {loss} on the batch {shown}; look at these samples, or lower --lr; "
-            "the last checkpoint is untouched"
-        )
-
-
-# --- batch norm --------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> None:
-    """Replace batch norm's running statistics by those of the whole of some training batches.
-
-    With Keras' momentum of 0.01 the running average still remembers its start after hundreds of steps, and weights
-    have moved on meanwhile. Mean and variance are pooled over all positions of all batches, as if they were one, while
-    each batch is normalised by its own, as in training. Without a batch nothing changes.
-
-    Parameters
-    ----------
-    batches
-        The model's inputs.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    pooled = {norm: _Moments() for norm in norms}
-    kept = [(norm, norm.momentum) for norm in norms]
-    hooks = [norm.register_forward_pre_hook(lambda norm, args: pooled[norm].add(args[0])) for norm in norms]
-    was_training = model.training
-    model.train()
-    try:
-        for norm in norms:
-            norm.momentum = 0.0  # leave the running statistics as they are meanwhile
-        for inputs in batches:
-            model(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for norm, momentum in kept:
-            norm.momentum = momentum
-        model.train(was_training)
-    for norm, moments in pooled.items():
-        if moments.count and norm.running_mean is not None and norm.running_var is not None:
-            norm.running_mean.copy_(moments.mean)
-            norm.running_var.copy_(moments.squares / max(1, moments.count - 1))
-
-
-class _Moments:
-    """Mean and sum of squared deviations a channel, pooled batch by batch (Chan et al. 1983) in float64."""
-
-    count = 0
-    mean: Tensor
-    squares: Tensor
-
-    def add(self, maps_BCN: Tensor) -> None:
-        values_CN = maps_BCN.detach().float().movedim(1, 0).flatten(1)
-        count = values_CN.shape[1]
-        variance, mean = (x.double() for x in torch.var_mean(values_CN, dim=1, correction=0))
-        if not self.count:
-            self.count, self.mean, self.squares = count, mean, variance * count
-            return
-        total = self.count + count
-        shift = mean - self.mean
-        self.squares = self.squares + variance * count + shift.square() * (self.count * count / total)
-        self.mean = self.mean + shift * (count / total)
-        self.count = total
+    for name, value in (("loss", loss), ("gradient's norm", grad_norm)):
+        if not math.isfinite(value):
+            shown = ", ".join(keys[:MAX_KEYS_SHOWN]) + (", ..." if len(keys) > MAX_KEYS_SHOWN else "")
+            raise UserError(
+                f"the {name} is {value} on the batch {shown}; look at these samples, or lower --lr; "
+                "the last checkpoint is untouched"
+            )

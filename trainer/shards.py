@@ -1,27 +1,22 @@
-"""Data sets of tar shards, as the trainer sees them: what a set holds, and its samples read with distrust.
+"""Data sets of tar shards, as the trainer sees them: what a set holds.
 
 The only module that knows the pipeline, and of it the schema alone; what others need of that is re-exported here.
 
 A set is opened by its folder, a glob of its tars, or an fsspec address (``s3://bucket/mved``). Shards are what their
-commit records (``<split>-000000.parquet``) say: a tar without one does not exist. Names come from the listing, never
-from inside a file; nothing is unpickled, decompressed or executed, and no member may be larger than its schema allows.
-A tar is hashed as it is first read through and compared with its record.
+commit records (``<split>-000000.parquet``) say: a tar without one does not exist. ``trainer.tars`` reads them.
 """
 
 import fnmatch
 import hashlib
 import io
 import re
-import tarfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from webdataset.tariterators import base_plus_ext
 
 from pipeline.schema import (
     MEMBERS,
@@ -36,14 +31,11 @@ from pipeline.schema import (
     decode,
     members_of,
 )
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
 
-__all__ = ["MEMBERS", "NUM_FRAMES", "SAMPLE_RATES_HZ", "Manifest", "Sample", "Shard", "ShardSet"]
+__all__ = ["MEMBERS", "NUM_FRAMES", "SAMPLE_RATES_HZ", "Manifest", "Sample", "SchemaError", "decode"]
 
 BUILD = "python -m flows.build_shards --source DIR --out"  # how to make what is missing
-NPY_HEADER_BYTES = 4096  # room for a member's header; its array's bytes are known
-CLS_BYTES = 32
-TAR_BUFFER_BYTES = 256 * 1024
 
 RECORD_COLUMNS = ["key", "source_id", "source_group", "label"]
 _RECORD = re.compile(rf"({'|'.join(SPLITS)})-\d+\.parquet")
@@ -103,7 +95,7 @@ def fingerprint(shards: Iterable[Shard]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSet:
-    """A data set: its manifest and its shards. Samples themselves are read by ``read``."""
+    """A data set: its manifest and its shards. Samples themselves are read by ``trainer.tars``."""
 
     address: str
     fs: Any
@@ -138,7 +130,7 @@ class ShardSet:
         except SchemaError as error:
             raise UserError(str(error)) from None
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"--shards {address} cannot be read: {_one_line(error)}") from None
+            raise UserError(f"--shards {address} cannot be read: {one_line(error)}") from None
         if not num_samples(shards):
             counts = ", ".join(f"{n} {status}" for status, n in manifest.counts.items() if isinstance(n, int))
             raise UserError(
@@ -203,7 +195,7 @@ def _locate(address: str) -> tuple[Any, str, str]:
             root, pattern = path, "*"
         found = fs.isdir(root)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"--shards {address} cannot be opened: {_one_line(error)}") from None
+        raise UserError(f"--shards {address} cannot be opened: {one_line(error)}") from None
     if not found:
         raise UserError(f"--shards {address}: there is no such folder; build a set: {BUILD} {address}")
     return fs, root, pattern
@@ -223,7 +215,7 @@ def _shard(root: str, record: str, raw: bytes, entries: dict[str, Any], manifest
         version, tar_bytes = int(promised["schema_version"]), int(promised["tar_bytes"])
         tar_sha256, recipe_hash = promised["tar_sha256"], promised["recipe_hash"]
     except (KeyError, ValueError) as error:
-        raise UserError(f"{root}/{record} is no commit record ({_one_line(error)}); build the shard again") from None
+        raise UserError(f"{root}/{record} is no commit record ({one_line(error)}); build the shard again") from None
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{root}/{record} is of schema version {version}, this software reads {SCHEMA_VERSION}; build the set again"
@@ -258,97 +250,3 @@ def _shard(root: str, record: str, raw: bytes, entries: dict[str, Any], manifest
         tar_sha256=tar_sha256,
         rows=tuple(range(table.num_rows)),
     )
-
-
-# --- samples -----------------------------------------------------------------------------------------------------
-
-
-class _Readable(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
-
-
-class _Hashed:
-    """A stream that is hashed as it is read."""
-
-    def __init__(self, stream: _Readable) -> None:
-        self.stream = stream
-        self.sha256 = hashlib.sha256()
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self.stream.read(size)
-        self.sha256.update(data)
-        return data
-
-
-def read(
-    fs: Any, shard: Shard, rows: Collection[int], members: Sequence[str], *, verify: bool
-) -> Iterator[tuple[int, Sample]]:
-    """Read some samples of a shard in tar order, and of them only the arrays wanted.
-
-    Parameters
-    ----------
-    rows
-        Positions in the tar.
-    verify
-        Read all of the tar and compare its hash with the record at the end. Otherwise other rows are sought past.
-
-    Yields
-    ------
-    (position, sample)
-
-    Raises
-    ------
-    UserError
-        If the tar is damaged, is not what its record says, or a sample breaks the schema.
-    """
-    wanted = {shard.keys[row]: row for row in rows}
-    limits = {f"{name}.npy": _array_bytes(name) + NPY_HEADER_BYTES for name in members} | {"cls": CLS_BYTES}
-    try:
-        with fs.open(shard.path, "rb") as file:
-            stream: Any = _Hashed(file) if verify else file
-            mode: Any = "r|" if verify else "r:"  # the former reads forward alone, the latter may seek; no compression
-            with tarfile.open(fileobj=stream, mode=mode, bufsize=TAR_BUFFER_BYTES) as tar:
-                for key, entries in groupby(tar, key=lambda entry: base_plus_ext(entry.name)[0]):
-                    if key not in wanted:
-                        continue
-                    record: dict[str, Any] = {"__key__": key}
-                    for entry in entries:
-                        suffix = base_plus_ext(entry.name)[1]
-                        if suffix in limits and entry.isreg():
-                            if entry.size > limits[suffix]:
-                                raise UserError(f"{shard.path}: {entry.name} is {entry.size} bytes, more than can be")
-                            record[suffix] = tar.extractfile(entry).read()  # type: ignore[union-attr]
-                    row = wanted.pop(key)
-                    yield row, _checked(decode(record, members), shard, row)
-                    if not wanted and not verify:
-                        return
-            if verify:
-                while stream.read(TAR_BUFFER_BYTES):
-                    pass
-    except SchemaError as error:
-        raise UserError(f"{shard.path}: {error}") from None
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{shard.path} is damaged ({_one_line(error)}); build the shard again") from None
-    if wanted:
-        raise UserError(f"{shard.path} ends without {next(iter(wanted))}, which its record promises; build it again")
-    if verify and stream.sha256.hexdigest() != shard.tar_sha256:
-        raise UserError(f"{shard.path} has another hash than its commit record says; build the shard again")
-
-
-def _array_bytes(name: str) -> int:
-    member = MEMBERS[name]
-    size = member.dtype.itemsize
-    for side in member.shape:
-        size *= side
-    return size
-
-
-def _checked(sample: Sample, shard: Shard, row: int) -> Sample:
-    label = -1 if sample.label is None else sample.label
-    if label != shard.labels[row]:
-        raise UserError(f"{shard.path}: {sample.key} is of class {label}, its record says {shard.labels[row]}")
-    return sample
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

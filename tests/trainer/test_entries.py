@@ -6,7 +6,8 @@ import math
 import pytest
 
 from trainer import evaluate, finetune, pretrain
-from trainer.checkpoint import latest, read_config, read_state
+from trainer.checkpoint import latest, read_state
+from trainer.runs import read_config
 
 TINY = ["--preset", "tiny", "--batch-size", "4"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer import finetune, pretrain, runtime
+from trainer import finetune, pretrain, record
 from trainer.checkpoint import latest, read_state
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_finetuning_stopped_by_a_signal_says_how_to_go_on_and_does(sets, tmp_pat
     finetune.main([*flags, "--out", str(tmp_path / "unbroken")])
 
     stopped = tmp_path / "stopped"
-    write = runtime.RunLog.write
+    write = record.RunLog.write
 
     def write_then_stop(log, kind, step, **values):
         write(log, kind, step, **values)
@@ -84,7 +84,7 @@ def test_finetuning_stopped_by_a_signal_says_how_to_go_on_and_does(sets, tmp_pat
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr(runtime.RunLog, "write", write_then_stop)
+        patched.setattr(record.RunLog, "write", write_then_stop)
         with pytest.raises(SystemExit) as stop:
             finetune.main([*flags, "--out", str(stopped)])
     assert stop.value.code == 128 + signal.SIGTERM

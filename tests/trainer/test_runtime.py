@@ -1,6 +1,5 @@
-"""Batch norm re-estimation, flags, the log, signals, and errors as one line."""
+"""Flags, signals, checks, and errors as one line."""
 
-import json
 import signal
 from dataclasses import dataclass
 
@@ -9,52 +8,7 @@ import torch
 from torch import nn
 
 from trainer.errors import UserError
-from trainer.runtime import RunLog, check_finite, entry, parse, reestimate_batchnorm, require, stop_on_signal
-
-
-class Named(nn.Module):
-    """Takes inputs by name, as our networks do."""
-
-    def __init__(self, *layers):
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, inputs):
-        return self.layers(inputs["x"])
-
-
-def test_reestimated_statistics_are_the_mean_and_variance_over_all_batches():
-    torch.manual_seed(0)
-    norm = nn.BatchNorm2d(3, momentum=0.01)
-    model = Named(norm).eval()
-    batches = [torch.randn(size, 3, 4, 5) * torch.tensor([1, 5, 0.1]).view(3, 1, 1) + size for size in (4, 4, 1)]
-    reestimate_batchnorm(model, ({"x": x} for x in batches))
-    everything = torch.cat(batches).transpose(0, 1).flatten(1).double()
-    torch.testing.assert_close(norm.running_mean.double(), everything.mean(1), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(norm.running_var.double(), everything.var(1), rtol=1e-5, atol=1e-5)
-    assert norm.momentum == 0.01
-    assert not model.training
-
-
-def test_reestimation_normalises_each_batch_by_its_own_statistics_on_the_way():
-    torch.manual_seed(0)
-    first, second = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
-    batches = [torch.randn(8, 2) + shift for shift in (0, 100)]
-    reestimate_batchnorm(Named(first, second), [{"x": x} for x in batches])
-    torch.testing.assert_close(second.running_mean, torch.zeros(2), rtol=0, atol=1e-5)
-    assert (second.running_var < 1.1).all()
-    assert (first.running_var > 1000).all()
-
-
-def test_reestimation_leaves_weights_and_gradients_alone_and_nothing_changes_without_a_batch():
-    model = Named(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    reestimate_batchnorm(model, [])
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    reestimate_batchnorm(model, [{"x": torch.randn(4, 2)}])
-    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
-    assert all(value.grad is None for value in model.parameters())
-    assert not model.layers[1]._forward_pre_hooks
+from trainer.runtime import check_finite, entry, gradient_norm, parse, require, stop_on_signal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,30 +89,21 @@ def test_an_entry_turns_what_the_reader_can_mend_into_one_line(capsys):
         main(RuntimeError("a mistake of ours"))
 
 
-def test_the_log_of_a_resumed_run_holds_every_step_once(tmp_path):
-    with RunLog(tmp_path, step=0, num_steps=5) as log:
-        for step in (1, 2, 3):
-            log.write("train", step, loss=1.0 / step, note="text")
-        log.write("val", 3, loss=float("nan"))
-    with (tmp_path / "log.jsonl").open("a") as file:
-        file.write('{"step": 4, "ki')  # cut by a kill
-    with RunLog(tmp_path, step=2, num_steps=5) as log:
-        log.write("train", 3, loss=0.5)
-        log.write("val", 3, loss=float("nan"))
-    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [(r["step"], r["kind"], r["loss"]) for r in records] == [
-        (1, "train", 1.0),
-        (2, "train", 0.5),
-        (3, "train", 0.5),
-        (3, "val", None),
-    ]
-    assert list((tmp_path / "tensorboard").iterdir())
-
-
-def test_a_loss_that_is_not_finite_names_the_batch():
-    check_finite(1.0, ["a"])
+def test_a_loss_or_a_gradient_that_is_not_finite_names_the_batch():
+    check_finite(1.0, 2.0, ["a"])
     with pytest.raises(UserError, match=r"the loss is nan on the batch a, b"):
-        check_finite(float("nan"), ["a", "b"])
+        check_finite(float("nan"), 1.0, ["a", "b"])
+    with pytest.raises(UserError, match=r"the gradient's norm is inf on the batch a, b"):
+        check_finite(1.0, float("inf"), ["a", "b"])
+
+
+def test_the_gradients_norm_is_over_all_parameters_that_have_one():
+    model = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2)})
+    model["used"].weight.grad = torch.full((2, 2), 2.0)
+    model["used"].bias.grad = torch.tensor([3.0, 0.0])
+    assert gradient_norm(model).item() == 5.0
+    model["used"].bias.grad[1] = float("nan")
+    assert gradient_norm(model).isnan()
 
 
 def test_a_signal_is_noted_once_and_interrupts_the_second_time():

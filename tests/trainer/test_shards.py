@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from trainer.errors import UserError
-from trainer.shards import ShardSet, fingerprint, groups_of, labels_of, num_samples, read, select
+from trainer.shards import ShardSet, fingerprint, groups_of, labels_of, num_samples, select
+from trainer.tars import read
 
 
 @pytest.fixture

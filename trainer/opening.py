@@ -1,0 +1,127 @@
+"""How a run begins or is taken up again, and where its weights come from."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from trainer.checkpoint import latest, load_weights, read_state, require_latest
+from trainer.errors import UserError
+from trainer.files import write_text
+from trainer.runs import Kind, RunConfig, group_hashes, read_config, require_resumable, require_same
+
+
+def default_run(root: str, kind: Kind, network: str, preset: str) -> Path:
+    """Name a new run folder."""
+    return Path(root) / f"{kind}-{network}-{preset}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def open_run(
+    run: Path, config: RunConfig, *, init: str, root: Path, groups: Iterable[str], resume: bool
+) -> tuple[RunConfig, str]:
+    """Begin a run, or take up the one that is there.
+
+    Parameters
+    ----------
+    init, root
+        As in ``choose_init``. A run that is taken up keeps what it began with.
+    groups
+        Source groups that will be trained on.
+
+    Returns
+    -------
+    (RunConfig, str)
+        The run's settings, and why its weights come from where they do.
+    """
+    if resume and (run / "config.json").exists():
+        stored = read_config(run)
+        require_resumable(run, stored, config)
+        return stored, "as the run began"
+    source, why = choose_init(init, root=root, network=config.network, recipe=config.recipe)
+    config = replace(config, init=init_record(source))
+    begin(run, config, groups=groups)
+    return config, why
+
+
+def begin(run: Path, config: RunConfig, *, groups: Iterable[str]) -> None:
+    """Make a new run's folder.
+
+    Raises
+    ------
+    UserError
+        If something is there already.
+    """
+    if (run / "config.json").exists():
+        raise UserError(f"--out {run} exists already; add --resume to go on with it, or name another folder")
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise UserError(f"--out {run} is no run, and not empty either; name another folder")
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(run / "groups.json", json.dumps(group_hashes(groups)))
+    write_text(run / "config.json", json.dumps(asdict(config), indent=2) + "\n")
+
+
+def init_record(run: Path | None) -> dict[str, Any] | None:
+    """Return what a new run notes of the one it starts from."""
+    found = latest(run) if run is not None else None
+    return None if found is None else {"run": str(run), "step": read_state(found)["step"]}
+
+
+def initialise(init: Mapping[str, Any], module: nn.Module, *, prefix: str = "") -> str:
+    """Fill a module with the weights of ``RunConfig.init``'s run, and say what was loaded."""
+    run = Path(init["run"])
+    found = require_latest(run)
+    tensors, values = load_weights(found, module, prefix=prefix)
+    return f"{run} at step {read_state(found)['step']}, {tensors} tensors, {values:,} values"
+
+
+def choose_init(
+    init: str, *, root: Path, network: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> tuple[Path | None, str]:
+    """Decide where weights come from.
+
+    Parameters
+    ----------
+    init
+        A pretrained run's folder, ``scratch``, or ``auto``: the newest pretrained run below ``root`` that has the same
+        network, was trained on shards of the same recipe, and has a checkpoint.
+
+    Returns
+    -------
+    (Path or None, str)
+        The run, if any, and why.
+
+    Raises
+    ------
+    UserError
+        If a run was named and does not fit.
+    """
+    if init == "scratch":
+        return None, "as asked"
+    if init != "auto":
+        run = Path(init)
+        _require_fit(run, network=network, recipe=recipe)
+        return run, "as asked"
+    fitting: list[tuple[str, Path]] = []
+    reasons: list[str] = []
+    for run in sorted(path.parent for path in root.glob("*/config.json")):
+        try:
+            config = read_config(run)
+            if config.kind == "pretrain":
+                _require_fit(run, network=network, recipe=recipe)
+                fitting.append((config.created, run))
+        except UserError as error:
+            reasons.append(str(error))
+    if fitting:
+        return max(fitting)[1], f"the newest of {len(fitting)} that fit in {root}"
+    if reasons:
+        return None, f"no pretrained run in {root} fits; for one, {reasons[-1]}"
+    return None, f"no pretrained run in {root}; make one: python -m trainer.pretrain --shards shards/unlabeled"
+
+
+def _require_fit(run: Path, *, network: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    require_same(run, read_config(run), kind="pretrain", network=network, recipe=recipe)
+    require_latest(run)

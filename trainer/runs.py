@@ -1,0 +1,159 @@
+"""What a run is: the settings that made it, read back, and compared with what it is asked to serve.
+
+    RUN/config.json                         what was run, on which data (``RunConfig``)
+    RUN/groups.json                         hashes of the source groups that it was trained on
+    RUN/log.jsonl, RUN/tensorboard/         one object a step: ``trainer.record``
+    RUN/checkpoints/                        ``trainer.checkpoint``
+
+``trainer.opening`` begins one.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from trainer.errors import UserError
+from trainer.files import now
+
+Kind = Literal["pretrain", "finetune"]
+
+RUN_VERSION = 1
+MAY_CHANGE = {"shards", "out", "runs", "init", "resume", "epochs", "max_steps", "checkpoint_every"}
+"""Training settings that a resumed run may change: they shape no step already taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What ``config.json`` says of a run."""
+
+    kind: Kind
+    network: dict[str, Any]
+    """The network's configuration, as ``trainer.models.presets.config_from_dict`` reads it."""
+    preset: str
+    recipe: dict[str, Any]
+    """Settings that shaped the arrays it was trained on; stored arrays of others mean something else."""
+    recipe_hash: str
+    labels: list[str] | None
+    normalization: dict[str, Any]
+    data: str
+    """Fingerprint of the samples and shards trained on."""
+    train: dict[str, Any]
+    """The command's flags."""
+    init: dict[str, Any] | None
+    """Which run, at which step, the weights came from."""
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    created: str = field(default_factory=lambda: now())
+    run_version: int = RUN_VERSION
+
+    @property
+    def name(self) -> str:
+        """Network and preset, for people."""
+        return f"{self.network['network']} {self.preset}"
+
+
+def versions() -> dict[str, str]:
+    """Return the releases that a run's numbers may depend on."""
+    names = ("music-video-emotion", "torch", "lightning", "numpy", "scikit-learn")
+    return {name: metadata.version(name) for name in names if any(metadata.distributions(name=name))}
+
+
+def read_config(run: Path) -> RunConfig:
+    """Read a run's ``config.json``.
+
+    Raises
+    ------
+    UserError
+        If the folder is no run, or of another release.
+    """
+    path = run / "config.json"
+    if not run.is_dir():
+        raise UserError(f"{run}: there is no such run folder")
+    if not path.is_file():
+        raise UserError(f"{run} is no run: it has no config.json; give a folder that pretrain or finetune wrote")
+    try:
+        raw = json.loads(path.read_text())
+        if raw["run_version"] != RUN_VERSION:
+            raise UserError(f"{path} is of run version {raw['run_version']}, this software reads {RUN_VERSION}")
+        return RunConfig(**{known.name: raw[known.name] for known in fields(RunConfig)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error!r}); give a folder that pretrain or finetune wrote") from None
+
+
+def stored_flags(run: Path) -> dict[str, Any] | None:
+    """Return the flags a run was begun with, if there is one."""
+    return read_config(run).train if (run / "config.json").exists() else None
+
+
+def require_resumable(run: Path, stored: RunConfig, config: RunConfig) -> None:
+    """Refuse to go on with a run that was begun as another one.
+
+    Raises
+    ------
+    UserError
+        If phase, network, recipe, labels, samples, or a flag that shapes the steps differ.
+    """
+    require_same(run, stored, kind=config.kind, network=config.network, recipe=config.recipe, labels=config.labels)
+    for flag, value in config.train.items():
+        if flag not in MAY_CHANGE and stored.train.get(flag) != value:
+            raise UserError(
+                f"--{flag.replace('_', '-')} {value}, but {run} was begun with {stored.train.get(flag)}; "
+                "leave the flag out, or begin another run"
+            )
+    if stored.data != config.data:
+        raise UserError(f"{run} was begun on other samples than the set holds now; begin another run")
+
+
+def require_same(
+    run: Path,
+    stored: RunConfig,
+    *,
+    kind: Kind | None = None,
+    network: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    labels: list[str] | None = None,
+) -> None:
+    """Refuse a run of another phase, network, recipe or labels, naming what differs; what is None is not compared."""
+    if kind is not None and stored.kind != kind:
+        raise UserError(f"{run} is a {stored.kind} run; a {kind} run is needed here")
+    if network is not None and (flag := first_difference(stored.network, network)):
+        raise UserError(
+            f"{run} holds another network ({stored.name}): its {flag} is {_shown(stored.network.get(flag))}, "
+            f"here {_shown(network.get(flag))}; give the --network, --preset and --modality it was made with"
+        )
+    # Which modalities a set holds changes no array of those that the network reads.
+    if recipe is not None and (name := first_difference(stored.recipe, recipe, but=("modality",))):
+        raise UserError(
+            f"{run} was trained on shards of another recipe: its {name} is {_shown(stored.recipe.get(name))}, "
+            f"here {_shown(recipe.get(name))}; build the set by the same recipe, or train anew"
+        )
+    if labels is not None and stored.labels is not None and stored.labels != labels:
+        raise UserError(f"{run} was trained on the labels {', '.join(stored.labels)}; the set has {', '.join(labels)}")
+
+
+def first_difference(mine: Mapping[str, Any], theirs: Mapping[str, Any], *, but: tuple[str, ...] = ()) -> str | None:
+    """Return the first key whose values differ, as JSON sees them; the most telling come first."""
+    mine, theirs = (json.loads(json.dumps(dict(values))) for values in (mine, theirs))
+    for key in ("network", "modality", *theirs, *mine):
+        if key not in but and mine.get(key) != theirs.get(key):
+            return key
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def group_hashes(groups: Iterable[str]) -> list[str]:
+    """Hash source groups: enough to find them again, without telling which they were."""
+    return sorted({hashlib.sha256(group.encode()).hexdigest()[:16] for group in groups})
+
+
+def trained_groups(run: Path) -> set[str]:
+    """Return the hashes of the source groups that a run was trained on."""
+    path = run / "groups.json"
+    return set(json.loads(path.read_text())) if path.is_file() else set()
