@@ -18,7 +18,8 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import flows.settings  # isort: skip  # noqa: F401  before prefect is imported
 
@@ -28,17 +29,18 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
+from prefect.server.api.server import SubprocessASGIServer
 from prefect.states import Failed
 
 from flows.progress import Progress
-from pipeline.build import Build, Row, failed, prepare_batch
+from pipeline.build import Build, Row, fail_alone, prepare_batch
 from pipeline.card import dataset_card
 from pipeline.denoise import DEFAULT_ON
 from pipeline.errors import UserError
 from pipeline.plan import SplitRule
 from pipeline.prepare import Recipe
 from pipeline.schema import Manifest, Modality, SchemaError
-from pipeline.shards import read_manifest, write_part
+from pipeline.shards import read_manifest
 from pipeline.sources import Source, list_sources
 from pipeline.storage import single_writer
 from pipeline.workers import WorkerDiedError, WorkerPool
@@ -55,7 +57,7 @@ def prepare_in_worker(pool: WorkerPool, folder: Path, batch: list[Source], recip
             try:
                 rows += pool.run_alone(prepare_batch, folder, [source], recipe, seed)
             except WorkerDiedError as error:
-                rows += write_part(folder, [source], [failed(source, str(error))])
+                rows += fail_alone(folder, source, str(error))
         return rows
 
 
@@ -129,12 +131,14 @@ def request(
             raise UserError(f"{flag} {number}: give a whole number from 1 up")
     build = Build.request(
         out=Path(out),
-        sources=list_sources(source, labels=labels)[:limit],
+        sources=list_sources(source, labels=labels),
         recipe=Recipe(modality=modality, denoise=denoise),
         seed=seed,
         labelled=labels,
         split_rule=split,
         samples_per_shard=samples_per_shard,
+        limit=limit,
+        origin=str(Path(source).resolve()) if Path(source).is_dir() else None,
     )
     build.check_against_earlier()
     return build
@@ -155,7 +159,7 @@ def bring_up_to_date(build: Build, *, num_workers: int, log: Callable[[str], Non
     with WorkerPool(num_workers) as pool, Progress(len(pending), log) as progress:
         jobs = (
             prepare_in_worker.submit(pool, build.work, batch, build.recipe, build.settings.seed)
-            for batch in build.batches(num_workers)
+            for batch in build.batches(pending, num_workers)
         )
         for rows in windowed(jobs, size=2 * num_workers):
             progress.add(rows)
@@ -190,9 +194,8 @@ def run(**parameters: Any) -> int:
         request(**signature.arguments)
     except (UserError, SchemaError, OSError) as error:
         return _fail(str(error))
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # a plain end, so that Prefect's server ends too
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     state: State[Any] = build_shards(**parameters, return_state=True)
     if not state.is_completed():
         return _fail(state.message or "the flow did not complete")
@@ -202,6 +205,14 @@ def run(**parameters: Any) -> int:
     if not counts["kept"]:
         _fail("nothing was kept; index.parquet says why for each candidate")
     return 0 if counts["kept"] else 1
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """End at once: a half-written part is cleared by the next run, the workers follow, Prefect's server is told to."""
+    for server in list(SubprocessASGIServer._instances.values()):
+        server.stop()
+    os.write(2, b"build-shards: stopped; the same command goes on from here\n")
+    os._exit(128 + number)
 
 
 def _fail(message: str) -> int:

@@ -11,27 +11,26 @@ Killed anywhere and run again, it goes on where it was and ends in the same byte
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import json
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import shards
 from pipeline.card import dataset_card
-from pipeline.errors import UserError
+from pipeline.errors import DISK_ERRNOS, UserError
 from pipeline.plan import Candidate, SplitRule, plan
-from pipeline.prepare import Recipe, Rejected, prepare, versions
-from pipeline.schema import EMOTIONS, INDEX, Manifest, Sample
+from pipeline.prepare import Recipe, prepare, versions
+from pipeline.schema import EMOTIONS, INDEX, Manifest, Rejected
 from pipeline.sources import Source
 from pipeline.storage import publish_text
 
 Row = dict[str, Any]
 
-DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MAX_BATCH = 16  # candidates: about 80 MB a part, 10 s of work
 
 
@@ -53,6 +52,8 @@ class Build:
     recipe: Recipe
     settings: Settings
     samples_per_shard: int
+    origin: str | None = None
+    """The folder that the sources' paths are relative to; none for links, which stand for themselves."""
 
     @property
     def work(self) -> Path:
@@ -70,8 +71,10 @@ class Build:
         labelled: str | None,
         split_rule: SplitRule | None,
         samples_per_shard: int,
+        limit: int | None = None,
+        origin: str | None = None,
     ) -> Build:
-        """Settle what is wanted.
+        """Settle what is wanted; classes and split rule do not depend on the limit.
 
         Raises
         ------
@@ -90,7 +93,14 @@ class Build:
                     "name splits in a column `split`, or use --split grouped"
                 )
         settings = Settings(seed=seed, split_rule=split_rule, labels=_label_names(usable, labelled))
-        return cls(out=out, sources=sources, recipe=recipe, settings=settings, samples_per_shard=samples_per_shard)
+        return cls(
+            out=out,
+            sources=sources[:limit],
+            recipe=recipe,
+            settings=settings,
+            samples_per_shard=samples_per_shard,
+            origin=origin,
+        )
 
     def check_against_earlier(self) -> None:
         """Compare the request with what stands in ``out``.
@@ -98,25 +108,31 @@ class Build:
         Raises
         ------
         UserError
-            If an earlier build had another recipe, seed, split rule or other classes.
+            If an earlier build had another recipe, seed, split rule, other classes, or another folder of sources.
         """
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"--out {self.out} is no folder; choose another")
         manifest = shards.read_manifest(self.out)
-        if manifest is not None:
-            earlier = {"recipe": manifest.recipe, **manifest.settings}
-        elif self._request_file.exists():
-            earlier = json.loads(self._request_file.read_text())
-        else:
-            return
+        earlier = {"recipe": manifest.recipe, **manifest.settings} if manifest else {}
+        if self._request_file.exists():
+            earlier |= json.loads(self._request_file.read_text())
         for name, ours in self._request().items():
-            if earlier.get(name) != ours:
+            if name == "origin" and name in earlier and earlier[name] != ours:
+                raise UserError(
+                    f"{self.out} was begun from another --source folder, and its paths are relative to that one; "
+                    f"choose another --out, or remove {self._request_file} if the folder was moved"
+                )
+            if name in earlier and earlier[name] != ours:
                 raise UserError(
                     f"{self.out} was begun with {name} {json.dumps(earlier.get(name))}, not with {json.dumps(ours)}; "
                     "choose another --out, or ask for the same"
                 )
 
     def begin(self) -> None:
-        """Write the request down, so that a build that is stopped goes on as it began."""
+        """Write the request down, so that a build that is stopped goes on as it began; clear what a killed one left."""
         self.check_against_earlier()
+        for leftover in [*self.out.glob(".*.tmp"), *self.work.glob(".*.tmp")]:
+            leftover.unlink()
         publish_text(self._request_file, json.dumps(self._request(), indent=2) + "\n")
 
     @property
@@ -124,7 +140,8 @@ class Build:
         return self.work / "request.json"
 
     def _request(self) -> dict[str, Any]:
-        return {"recipe": asdict(self.recipe), **asdict(self.settings)}
+        origin = None if self.origin is None else hashlib.sha256(self.origin.encode()).hexdigest()[:16]
+        return {"recipe": asdict(self.recipe), **asdict(self.settings), "origin": origin}
 
     # --- prepare -------------------------------------------------------------------------------------------------
 
@@ -133,13 +150,13 @@ class Build:
         return self.earlier_rows() + (self.plan_rows() or self.part_rows())
 
     def pending(self) -> list[Source]:
-        """Candidates not dealt with yet, in order."""
-        known = {row["source_id"] for row in self.known_rows()}
+        """Candidates not dealt with yet, in order; those that failed, by no fault of theirs, are tried again."""
+        known = {row["source_id"] for row in self.known_rows() if row["status"] != "failed"}
         return [source for source in self.sources if source.source_id not in known]
 
-    def batches(self, num_workers: int) -> list[list[Source]]:
+    @staticmethod
+    def batches(pending: list[Source], num_workers: int) -> list[list[Source]]:
         """Cut what is pending into batches, small enough to keep all workers busy to the end."""
-        pending = self.pending()
         size = max(1, min(MAX_BATCH, len(pending) // (4 * num_workers)))
         return [pending[i : i + size] for i in range(0, len(pending), size)]
 
@@ -177,9 +194,11 @@ class Build:
         if self.plan_file.exists():
             return
         order = {source.source_id: position for position, source in enumerate(self.sources)}
-        rows = sorted(self.part_rows(), key=lambda row: (order.get(row["source_id"], len(order)), row["source_id"]))
-        rows = list({row["source_id"]: row for row in rows}.values())
+        # A candidate may stand in two parts: failed in an earlier run, tried again in this one.
+        latest = {r["source_id"]: r for r in sorted(self.part_rows(), key=lambda row: row["status"] != "failed")}
+        rows = sorted(latest.values(), key=lambda row: (order.get(row["source_id"], len(order)), row["source_id"]))
         committed = self.committed_rows()
+        rows = _without_collisions(rows, {row["key"] for row in committed})
         made = plan(
             [_candidate(row) for row in rows if row["status"] == "kept"],
             [_candidate(row) for row in committed],
@@ -236,29 +255,43 @@ class Build:
         return manifest
 
 
-def prepare_batch(
-    folder: Path, sources: Sequence[Source], recipe: Recipe, seed: int, one: Callable[..., Sample | Rejected] = prepare
-) -> list[Row]:
+def prepare_batch(folder: Path, sources: Sequence[Source], recipe: Recipe, seed: int) -> list[Row]:
     """Prepare a batch into one part; our own errors become ``failed(internal)`` rows, with the traceback in detail."""
 
-    def outcomes() -> Iterator[Sample | Rejected]:
+    def candidates() -> Iterator[shards.Prepared]:
         for source in sources:
             try:
-                yield one(source, recipe=recipe, seed=seed)
-            except OSError as error:
-                if error.errno in DISK_ERRNOS:  # not this clip's fault, and true of the next as well
+                yield shards.prepared(source, prepare(source, recipe=recipe, seed=seed))
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
                     raise
-                yield failed(source, traceback.format_exc())
-            except Exception:
-                yield failed(source, traceback.format_exc())
+                yield shards.prepared(source, failed(source, traceback.format_exc()))
 
-    return shards.write_part(folder, sources, outcomes())
+    return shards.write_part(folder, sources, candidates())
+
+
+def fail_alone(folder: Path, source: Source, detail: str) -> list[Row]:
+    """Write the part of a candidate that could not be prepared at all."""
+    return shards.write_part(folder, [source], [shards.prepared(source, failed(source, detail))])
 
 
 def failed(source: Source, detail: str) -> Rejected:
     """Outcome of a candidate on which our own code broke."""
     known = {"source_id": source.source_id, "link": source.link, "title": source.title}
     return Rejected(code="internal", detail=detail, meta=known)
+
+
+def _without_collisions(rows: Sequence[Row], taken: set[str]) -> list[Row]:
+    """Reject clips whose key another has: keys hold 32 bits of the source's identity, enough but for chance."""
+    told = []
+    for row in rows:
+        if row["status"] == "kept" and row["key"] in taken:
+            detail = f"another clip has the key {row['key']}"
+            row = row | {"status": "rejected", "code": "key-collision", "detail": detail, "key": None}
+        elif row["status"] == "kept":
+            taken.add(row["key"])
+        told.append(row)
+    return told
 
 
 def _label_names(usable: Sequence[Source], labelled: str | None) -> list[str] | None:

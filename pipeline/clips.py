@@ -13,6 +13,8 @@ from pipeline.schema import CLIP_S
 MIN_CLIP_S = 25.0  # shorter clips are rejected; between this and 30 s they are padded
 WHOLE_BELOW_S = 31.0  # a shorter file was cut already (MVED's are 27 to 30.03 s): taken from its start
 
+LAST_START_MS = 99_999_999  # a key has eight digits for the start: clips come from the first 27 hours
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpan:
@@ -45,5 +47,5 @@ def plan_clip(duration_s: float, rng: np.random.Generator) -> ClipSpan:
         raise RejectedError("too-short", f"{duration_s:.2f} s, at least {MIN_CLIP_S:g} s are needed")
     if duration_s < WHOLE_BELOW_S:
         return ClipSpan(start_s=0.0)
-    last_start_ms = int((duration_s - CLIP_S) * 1000)
+    last_start_ms = min(int((duration_s - CLIP_S) * 1000), LAST_START_MS)
     return ClipSpan(start_s=int(rng.integers(0, last_start_ms, endpoint=True)) / 1000)

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors that are no single clip's fault, and true of the next one as well."""
+
+
+def raise_if_disk_full(words: str) -> None:
+    """Raise an ``OSError`` if a program's words say that the disk was full while it wrote."""
+    for number in DISK_ERRNOS:
+        if os.strerror(number) in words:
+            raise OSError(number, os.strerror(number), "the folder for temporary files (TMPDIR)")
+
 
 class UserError(Exception):
     """A mistake that the person at the keyboard can mend: one line that names the thing and the mend."""

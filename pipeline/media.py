@@ -7,6 +7,7 @@ playlist named .mp4 decodes another local file), ``file:`` before the path, a li
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 import tempfile
@@ -18,11 +19,11 @@ import ffmpeg
 import numpy as np
 
 from pipeline.clips import ClipSpan
-from pipeline.errors import RejectedError, UserError
+from pipeline.errors import RejectedError, UserError, raise_if_disk_full
 from pipeline.schema import CLIP_S, FRAME_SIZE_PX, NUM_FRAMES, SAMPLE_RATES_HZ, Modality
 
 PICTURE_SUFFIXES = ".mp4 .m4v .mkv .webm .mov .avi .flv .wmv .mpg .mpeg .ts .m2ts .3gp .ogv"
-SOUND_SUFFIXES = ".mp3 .m4a .aac .flac .wav .ogg .opus .wma"
+SOUND_SUFFIXES = ".mp3 .m4a .aac .flac .wav .aiff .ogg .opus .mka .wma"
 MEDIA_SUFFIXES = frozenset(f"{PICTURE_SUFFIXES} {SOUND_SUFFIXES}".split())
 
 CONTAINERS = (
@@ -32,8 +33,9 @@ CONTAINERS = (
 
 MAX_PIXELS = 7680 * 4320
 DECODE_TIMEOUT_S = 300.0  # a 30-s clip takes 0.3 to 3 s; a 4K one perhaps 30
-LEAD_S = 1.0  # decoded before the clip's start: decoders need to warm up, and the frame on show began earlier
+LEADS_S = (1.0, 15.0, 60.0)  # decoded before the clip's start, tried in turn; else from the very beginning
 TAIL_S = 1.0  # for which the last frame is held, so that it is there at the next grid point
+MAX_AMPLITUDE = 1000.0  # full scale is 1; float files go beyond, but not so far
 DAMAGE_S = 1.5  # a file that yields so much less than it promises is damaged
 
 _GUARDS = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
@@ -134,7 +136,14 @@ def require_streams(found: Probe, modality: Modality) -> None:
 
 
 def _stream_s(stream: av.stream.Stream | None) -> float | None:
-    return float(stream.duration * stream.time_base) if stream and stream.duration and stream.time_base else None
+    if stream is None:
+        return None
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if told := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", "")):  # Matroska's tag
+        hours, minutes, seconds = map(float, told.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    return None
 
 
 def decode_clip(path: Path, span: ClipSpan, found: Probe, *, modality: Modality = "both") -> Clip:
@@ -148,17 +157,16 @@ def decode_clip(path: Path, span: ClipSpan, found: Probe, *, modality: Modality 
     ------
     RejectedError
         ``no-audio`` or ``no-video`` where the modality needs it, ``undecodable``, ``timeout``.
+    OSError
+        If the disk is full.
     """
     require_streams(found, modality)
-    lead_s = min(LEAD_S, span.start_s)
-    source = ffmpeg.input(
-        f"file:{path}",
-        ss=f"{span.start_s - lead_s:.3f}",
-        t=f"{lead_s + span.length_s + TAIL_S:.3f}",
-        threads=1,
-        max_pixels=MAX_PIXELS,
-        **_GUARDS,
-    )
+    lead_s = _lead_s(path, span.start_s, found.video_stream if modality != "audio" else None)
+    options = {"threads": 1, "max_pixels": MAX_PIXELS, **_GUARDS}
+    if lead_s < span.start_s:
+        # Not "accurate": that would drop the frame on show at the point sought, if it began before.
+        options |= {"ss": f"{span.start_s - lead_s:.3f}", "noaccurate_seek": None}
+    source = ffmpeg.input(f"file:{path}", **options)
     with tempfile.TemporaryDirectory(prefix="clip-") as scratch:
         frames_file, audio_file = Path(scratch, "frames.rgb"), Path(scratch, "audio.f32")
         outputs = []
@@ -171,6 +179,28 @@ def decode_clip(path: Path, span: ClipSpan, found: Probe, *, modality: Modality 
         )
         _run(command.compile(cmd=ffmpeg_exe()))
         return Clip(frames_THWC=_read_frames(frames_file), audio=_read_audio(audio_file))
+
+
+def _lead_s(path: Path, start_s: float, video_stream: int | None) -> float:
+    """Seconds before the clip from which decoding must begin, so that the frame on show at its start is decoded.
+
+    A seek in a container without an index (.ts, .flv) may land behind the keyframe wanted: it is tried here first.
+    """
+    for lead_s in LEADS_S:
+        if lead_s >= start_s:
+            break
+        if video_stream is None:
+            return lead_s
+        with av.open(f"file:{path}", options=_GUARDS, metadata_errors="replace") as container:
+            origin_s = (container.start_time or 0) / av.time_base
+            stream = container.streams[video_stream]
+            container.seek(int((start_s - lead_s + origin_s) * av.time_base))
+            for packet in container.demux(stream):
+                if packet.is_keyframe and packet.pts is not None:
+                    if float(packet.pts * packet.time_base) - origin_s <= start_s - lead_s:
+                        return lead_s
+                    break
+    return start_s
 
 
 def decoded_s(clip: Clip) -> float:
@@ -189,10 +219,12 @@ def _frames_output(video: ffmpeg.nodes.Stream, lead_s: float, target: Path) -> f
     return (
         video.filter("tpad", stop_mode="clone", stop_duration=TAIL_S)
         .filter("fps", fps=f"{NUM_FRAMES}/{CLIP_S}", round="up", start_time=f"{lead_s:.3f}")
+        # A filter that ends, not a limit on frames written: ffmpeg reads on until every filter has ended.
+        .filter("trim", end_frame=NUM_FRAMES)
         # Bit-exact flags: the same pixels whatever instructions the processor has.
         .filter("scale", FRAME_SIZE_PX, FRAME_SIZE_PX, flags="bilinear+accurate_rnd+full_chroma_int+bitexact")
         .filter("format", "rgb24")
-        .output(str(target), format="rawvideo", fps_mode="passthrough", **{"frames:v": NUM_FRAMES})
+        .output(str(target), format="rawvideo", fps_mode="passthrough")
     )
 
 
@@ -208,9 +240,13 @@ def _audio_output(audio: ffmpeg.nodes.Stream, lead_s: float, length_s: float, ta
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, timeout=DECODE_TIMEOUT_S, check=False)
+        # In a group of its own: Ctrl-C is for the flow to answer, and must not make a good clip look damaged.
+        done = subprocess.run(command, capture_output=True, timeout=DECODE_TIMEOUT_S, check=False, process_group=0)
     except subprocess.TimeoutExpired as error:
         raise RejectedError("timeout", f"decoding took more than {DECODE_TIMEOUT_S:g} s") from error
+    if done.returncode < 0:
+        raise RuntimeError(f"ffmpeg was stopped by signal {-done.returncode}")
+    raise_if_disk_full(done.stderr.decode(errors="replace"))  # it may still say 0
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
         raise RejectedError("undecodable", f"ffmpeg: {lines[-1]}")
@@ -223,4 +259,9 @@ def _read_frames(file: Path) -> np.ndarray | None:
 
 
 def _read_audio(file: Path) -> np.ndarray | None:
-    return np.fromfile(file, np.float32) if file.exists() else None
+    if not file.exists():
+        return None
+    audio = np.fromfile(file, np.float32)
+    if not (np.abs(audio) < MAX_AMPLITUDE).all():
+        raise RejectedError("undecodable", "its sound is no number, or louder than any sound")
+    return audio

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -19,13 +19,14 @@ import numpy as np
 
 from pipeline import audio, crawl, denoise, media
 from pipeline.clips import MIN_CLIP_S, clip_rng, plan_clip
-from pipeline.errors import RejectedError
+from pipeline.errors import DISK_ERRNOS, RejectedError
 from pipeline.schema import (
     CLIP_S,
     NUM_FRAMES,
     SAMPLE_RATES_HZ,
     SCHEMA_VERSION,
     Modality,
+    Rejected,
     Sample,
     sample_key,
 )
@@ -56,19 +57,10 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rejected:
-    """Why a candidate is no sample: a code of ``schema.CODES``, a detail, and what was learned of it until then."""
-
-    code: str
-    detail: str
-    meta: Mapping[str, Any]
-
-
 def prepare(source: Source, *, recipe: Recipe, seed: int) -> Sample | Rejected:
     """Turn one candidate into a sample without label or split, which the plan gives it later.
 
-    Nothing but our own errors raises; whatever is wrong with the candidate comes back as ``Rejected``.
+    Whatever is wrong with the candidate comes back as ``Rejected``; our own errors and a full disk raise.
     """
     meta: dict[str, Any] = {
         "source_id": source.source_id,
@@ -90,33 +82,39 @@ def prepare(source: Source, *, recipe: Recipe, seed: int) -> Sample | Rejected:
             span = plan_clip(duration_s, clip_rng(seed, source.source_id))
             meta |= {"start_s": span.start_s}
             clip = media.decode_clip(path, span, found, modality=recipe.modality)
-        meta |= {"valid_s": _valid_s(clip, promised_s=min(duration_s - span.start_s, span.length_s))}
-        arrays = features(clip, recipe=recipe, meta=meta)
+        meta |= {"valid_s": _valid_s(clip, promised_s=min(duration_s - span.start_s, span.length_s), fps=found.fps)}
+        arrays, notes = features(clip, recipe=recipe)
+        meta |= notes
         key = sample_key(title=meta["title"], source_id=source.source_id, start_ms=span.start_ms)
         return Sample(key=key, arrays=arrays, label=None, meta=meta | {"versions": versions()})
     except RejectedError as rejected:
         return Rejected(code=rejected.code, detail=rejected.detail, meta=meta)
+    except OSError as error:
+        if error.errno in DISK_ERRNOS:
+            raise
+        return Rejected(code="unavailable", detail=f"cannot be read: {error.strerror}", meta=meta)
 
 
-def features(clip: media.Clip, *, recipe: Recipe, meta: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Compute the stored arrays of a decoded clip; notes in ``meta`` what the denoiser saw and did.
+def features(clip: media.Clip, *, recipe: Recipe) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Compute the stored arrays of a decoded clip.
 
     Returns
     -------
-    dict
-        Member name to array, of the dtypes and shapes of ``schema.MEMBERS``.
+    (dict, dict)
+        Member name to array, of the dtypes and shapes of ``schema.MEMBERS``; and what the denoiser saw and did.
     """
-    arrays = {}
+    arrays, notes = {}, {}
     if clip.frames_THWC is not None:
         arrays["frames"] = hold_last(clip.frames_THWC)
     if clip.audio is not None:
         sound = audio.fit_length(clip.audio, CLIP_S * audio.BASE_RATE_HZ)
-        meta |= {"snr_db": denoise.estimate_snr_db(sound), "denoised": False}
+        snr_db = denoise.estimate_snr_db(sound)
+        notes = {"snr_db": snr_db if np.isfinite(snr_db) else None, "denoised": False}
         if recipe.denoise:
-            sound, meta["denoised"] = denoise.denoise_if_noisy(sound, audio.BASE_RATE_HZ, snr_db=meta["snr_db"])
+            sound, notes["denoised"] = denoise.denoise_if_noisy(sound, audio.BASE_RATE_HZ, snr_db=snr_db)
         for name, signal in audio.at_rates(sound).items():
             arrays[name] = mel_and_phase(signal, sample_rate_hz=SAMPLE_RATES_HZ[name], phase=recipe.phase)
-    return arrays
+    return arrays, notes
 
 
 def hold_last(frames_THWC: np.ndarray) -> np.ndarray:
@@ -149,9 +147,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _valid_s(clip: media.Clip, *, promised_s: float) -> float:
+def _valid_s(clip: media.Clip, *, promised_s: float, fps: float | None) -> float:
     got_s = media.decoded_s(clip)
-    if got_s < promised_s - media.DAMAGE_S:
+    shown_s = 1 / fps if fps else 0.0  # for which the last frame stays on show, beyond what was decoded
+    if got_s < promised_s - media.DAMAGE_S - shown_s:
         raise RejectedError("undecodable", f"{got_s:.1f} s could be decoded of {promised_s:.1f} s promised")
     if got_s < MIN_CLIP_S - media.TAIL_S / 2:
         raise RejectedError("too-short", f"{got_s:.1f} s of sound and picture, {MIN_CLIP_S:g} s are needed")

@@ -95,6 +95,7 @@ CODES: dict[str, str] = {
     "too-large": "beyond the limits on bytes or pixels",
     "undecodable": "the file is damaged, or no media file at all",
     "duplicate": "the same clip is in the set already",
+    "key-collision": "by chance another clip has the same key; another title or seed tells them apart",
     "timeout": "the clip took longer than the limit",
     "internal": "our own error; the traceback stands in detail",
 }
@@ -132,25 +133,36 @@ class Sample:
     meta: Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """Why a candidate is no sample: a code of ``CODES``, a detail, and what was learned of it until then."""
+
+    code: str
+    detail: str
+    meta: Mapping[str, Any]
+
+
 def encode(sample: Sample) -> dict[str, Any]:
     """Turn a sample into the record that ``webdataset.TarWriter`` writes: ``__key__`` and bytes by extension.
 
     Raises
     ------
     SchemaError
-        If the key, a dtype or a shape breaks the contract.
+        If the key, a dtype or a shape breaks the contract, or a number is not finite.
     """
     if not _KEY.fullmatch(sample.key):
         raise SchemaError(f"sample key {sample.key!r} is not <slug>_<8 hex>_<8 digits>")
     record: dict[str, Any] = {"__key__": sample.key}
     for name, array in sample.arrays.items():
         _check_array(sample.key, name, array)
+        if not np.isfinite(array).all():
+            raise SchemaError(f"sample {sample.key}: {name} holds numbers that are not finite")
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
         record[f"{name}.npy"] = buffer.getvalue()
     if sample.label is not None:
         record["cls"] = str(sample.label).encode()
-    record["json"] = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode()
+    record["json"] = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
     return record
 
 
@@ -254,14 +266,14 @@ class Manifest:
     normalization: dict[str, dict[str, list[float]]]
     """``{member: {"mean": [...], "std": [...]}}`` per channel, of the training (or unlabelled) split."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """How the set was drawn: seed, split rule, samples a shard."""
+    """How the set was drawn: seed, split rule, labels."""
     versions: dict[str, str] = field(default_factory=dict)
     """Tools that made it; equal bytes are promised for equal tools on one type of processor."""
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
         """Text of ``dataset.json``."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "dataset.json") -> Manifest:

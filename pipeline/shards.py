@@ -20,8 +20,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from webdataset import TarWriter
 
-from pipeline.prepare import Rejected
-from pipeline.schema import FAILURE_CODES, INDEX, MEMBERS, SCHEMA_VERSION, SPLITS, Manifest, Sample, SchemaError, encode
+from pipeline.schema import (
+    FAILURE_CODES,
+    INDEX,
+    MEMBERS,
+    SCHEMA_VERSION,
+    SPLITS,
+    Manifest,
+    Rejected,
+    Sample,
+    SchemaError,
+    encode,
+)
 from pipeline.sources import Source
 from pipeline.storage import publishing
 
@@ -62,17 +72,25 @@ def part_name(sources: Iterable[Source]) -> str:
     return f"part-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
-def write_part(folder: Path, sources: Sequence[Source], outcomes: Iterable[Sample | Rejected]) -> list[Row]:
+Prepared = tuple[Row, dict[str, Any] | None]
+"""A candidate's row, and the record of its sample if it is kept."""
+
+
+def prepared(source: Source, outcome: Sample | Rejected) -> Prepared:
+    """Turn an outcome into what a part stores."""
+    return index_row(source, outcome), encode(outcome) if isinstance(outcome, Sample) else None
+
+
+def write_part(folder: Path, sources: Sequence[Source], candidates: Iterable[Prepared]) -> list[Row]:
     """Write samples as they come into one tar, and their rows beside it; the rows say that the part is whole."""
     name = part_name(sources)
     rows = []
     with publishing(folder / f"{name}.tar") as scratch:
         with scratch.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0) as writer:
-            for source, outcome in zip(sources, outcomes, strict=True):
-                row = index_row(source, outcome)
-                if isinstance(outcome, Sample):
+            for row, record in candidates:
+                if record is not None:
                     offset = writer.tarstream.offset
-                    writer.write(encode(outcome))
+                    writer.write(record)
                     row |= {"part": f"{name}.tar", "offset": offset, "num_bytes": writer.tarstream.offset - offset}
                 rows.append(row)
     write_rows(folder / f"{name}.parquet", rows, PART)

@@ -113,12 +113,14 @@ def list_sources(source: str, *, labels: str | None = None) -> list[Source]:
 
 
 def _local(root: Path, name: str, **known: Any) -> Source:
+    path = root / name
+    name = name.encode(errors="backslashreplace").decode()  # a file name need not be text
     groups = tuple(group for group in (known.pop("group", None), source_group(name)) if group)
-    return Source(source_id=name, path=root / name, title=PurePosixPath(name).stem, groups=groups, **known)
+    return Source(source_id=name, path=path, title=PurePosixPath(name).stem, groups=groups, **known)
 
 
 def _media_under(root: Path) -> list[str]:
-    files = (p for p in root.rglob("*") if p.suffix.lower() in MEDIA_SUFFIXES and p.is_file())
+    files = (p for p in root.rglob("*") if p.suffix.lower() in MEDIA_SUFFIXES and not p.is_dir())
     names = sorted(p.relative_to(root).as_posix() for p in files if not p.name.startswith("."))
     if not names:
         raise UserError(f"--source {root} holds no media file ({' '.join(sorted(MEDIA_SUFFIXES))})")
@@ -137,6 +139,11 @@ def _mved(root: Path, name: str) -> Source:
 
 def _label_rows(table: Path, identity: str) -> list[Row]:
     rows = _read_table(table, needed=(identity, "label"))
+    if not rows:
+        raise UserError(f"--labels {table} has no row")
+    if identity == "file":
+        for row in rows:
+            row["file"] = PurePosixPath(row["file"] or "").as_posix()  # ./a.mp4 is a.mp4
     repeated = [name for name, n in Counter(row[identity] for row in rows).items() if n > 1]
     if repeated:
         raise UserError(f"--labels {table} names {repeated[0]} more than once; give each one row")
@@ -149,7 +156,7 @@ def _label_rows(table: Path, identity: str) -> list[Row]:
 
 
 def _labelled_file(root: Path, row: Row, table: str) -> Source:
-    name = PurePosixPath(row["file"] or "").as_posix()
+    name = row["file"] or ""
     problem = None
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
         problem = ("unavailable", "the file lies outside --source")
@@ -170,7 +177,10 @@ def _links_in(table: Path) -> list[str]:
 
 
 def _link(link: str, labels: dict[str | None, Row] | None) -> Source:
-    parts = urlsplit(link)
+    try:
+        parts = urlsplit(link)
+    except ValueError:
+        parts = urlsplit("")
     row = (labels or {}).get(link, {})
     problem = None
     if parts.scheme not in ("http", "https") or not parts.netloc:

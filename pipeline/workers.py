@@ -38,6 +38,7 @@ class WorkerPool:
     def __init__(self, num_workers: int) -> None:
         self._num_workers = num_workers
         self._lock = threading.Lock()
+        self._closed = False
         self._executor = self._fresh(num_workers)
 
     def __enter__(self) -> WorkerPool:
@@ -46,6 +47,8 @@ class WorkerPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        with self._lock:
+            self._closed = True
         self._executor.shutdown(wait=kind is None, kill_workers=kind is not None)
 
     def run(self, function: Callable[..., Result], *args: Any) -> Result:
@@ -61,6 +64,8 @@ class WorkerPool:
             return _result(executor, function, *args)
         except WorkerDiedError:
             with self._lock:
+                if self._closed:
+                    raise RuntimeError("the pool is closed") from None
                 if self._executor is executor:
                     self._executor = self._fresh(self._num_workers)
             raise
@@ -73,6 +78,9 @@ class WorkerPool:
         WorkerDiedError
             If that process died.
         """
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the pool is closed")
         executor = self._fresh(1)
         try:
             return _result(executor, function, *args)

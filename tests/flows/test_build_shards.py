@@ -54,8 +54,8 @@ class Command:
         listed = subprocess.run(["ps", "-s", str(self.process.pid), "-o", "args="], capture_output=True, text=True)
         return [line for line in listed.stdout.splitlines() if "popen_loky" in line]
 
-    def finish(self) -> tuple[int, str, str]:
-        self.process.wait(timeout=180)
+    def finish(self, timeout_s: float = 180) -> tuple[int, str, str]:
+        self.process.wait(timeout=timeout_s)
         told = []
         for stream in (self._out, self._err):
             stream.seek(0)
@@ -115,6 +115,24 @@ def test_killed_and_run_again_it_ends_in_the_same_bytes(built, videos, tmp_path,
     assert (code, text) == (0, built[1]), err
     if moment == "part-*.parquet":
         assert " 0 done already" not in err
+    assert fingerprint(out) == fingerprint(built[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_ends_it_soon_and_spoils_no_clip(built, videos, tmp_path, number):
+    """What Ctrl-C in a terminal does: flow, workers, ffmpeg and Prefect's server all get it."""
+    out = tmp_path / "mved"
+    words = ("--source", str(videos), "--labels", "mved", "--out", str(out), "--workers", "2")
+    running = Command(*words)
+    while not list((out / ".build").glob("part-*.parquet")) and running.process.poll() is None:
+        time.sleep(0.005)
+    os.killpg(running.process.pid, number)
+    code, text, err = running.finish(timeout_s=30)
+    assert (code, text) == (128 + number, "")
+    assert err.endswith("build-shards: stopped; the same command goes on from here\n")
+    assert "Traceback" not in err
+    running.kill()
+    assert finish(*words)[:2] == (0, built[1])
     assert fingerprint(out) == fingerprint(built[0])
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def request(out: Path, folder: Path, *, labelled: str | None = "mved", **changes
 def run(build: Build, *, num_workers: int = 1, backwards: bool = False) -> Manifest:
     """What the flow does, without Prefect and in this process."""
     build.begin()
-    batches = build.batches(num_workers)
+    batches = build.batches(build.pending(), num_workers)
     for batch in reversed(batches) if backwards else batches:
         prepare_batch(build.work, batch, build.recipe, build.settings.seed)
     build.make_plan()
@@ -134,7 +136,6 @@ def test_a_second_build_finds_nothing_to_do(built, videos):
     build = request(built, videos)
     build.begin()
     assert build.pending() == []
-    assert build.batches(2) == []
     assert fingerprint(built) == before
     assert run(build) == Manifest.from_json((built / "dataset.json").read_text())
     assert fingerprint(built) == before
@@ -150,7 +151,7 @@ def test_killed_at_any_published_file_and_run_again_it_ends_in_the_same_bytes(bu
     parts = tmp_path / "prepared"
     first = request(parts, videos)
     first.begin()
-    for batch in first.batches(1):  # preparing is the slow part: done once, the parts are copied
+    for batch in first.batches(first.pending(), 1):  # preparing is the slow part: done once, the parts are copied
         prepare_batch(first.work, batch, first.recipe, 0)
     num_kills = 0
     for n in itertools.count():
@@ -220,18 +221,75 @@ def test_an_unlabelled_set_has_one_split_and_no_classes(videos, tmp_path):
     assert all("cls" not in record for _, record in records(tmp_path / "set"))
 
 
-def test_our_own_error_fails_that_clip_alone_and_is_told_with_its_traceback(videos, tmp_path):
-    build = request(tmp_path / "set", videos)
-    build.begin()
-    first, second, *_ = build.pending()
+def test_our_own_error_fails_that_clip_alone_and_it_is_tried_again(built, videos, tmp_path, monkeypatch):
+    out = tmp_path / "mved"
+    build = request(out, videos)
+    unlucky = build.sources[1]
 
     def broken(source, **settings):
-        return prepare(source, **settings) if source is second else 1 / 0
+        return 1 / 0 if source is unlucky else prepare(source, **settings)
 
-    one, two = prepare_batch(build.work, [first, second], build.recipe, 0, broken)
-    assert (one["status"], one["code"]) == ("failed", "internal")
-    assert "ZeroDivisionError" in one["detail"]
-    assert two["status"] == "kept"
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.build.prepare", broken)
+        manifest = run(build)
+    assert manifest.counts["failed"] == 1
+    (row,) = [r for r in pq.read_table(out / "index.parquet").to_pylist() if r["status"] == "failed"]
+    assert (row["source_id"], row["code"]) == (unlucky.source_id, "internal")
+    assert "ZeroDivisionError" in row["detail"]
+    assert request(out, videos).pending() == [unlucky]
+    assert run(request(out, videos)).counts["kept"] == 7
+    assert len(pq.read_table(out / "index.parquet")) == 12
+
+
+def test_a_full_disk_stops_the_build_and_loses_nothing(built, videos, tmp_path, monkeypatch):
+    out = tmp_path / "mved"
+    build = request(out, videos)
+
+    def full(source, **settings):
+        if source is build.sources[3]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return prepare(source, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.build.prepare", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(build, num_workers=4)
+    run(request(out, videos))
+    assert fingerprint(out) == fingerprint(built)
+
+
+def test_what_a_killed_build_left_half_written_is_cleared(videos, tmp_path):
+    build = request(tmp_path / "set", videos)
+    build.begin()
+    for leftover in (build.out / ".train-000000.tar.1.tmp", build.work / ".part-0.tar.1.tmp"):
+        leftover.write_bytes(b"half")
+    build.begin()
+    assert not list(build.out.rglob("*.tmp"))
+
+
+def test_two_clips_of_one_key_are_told_apart(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.prepare.sample_key", lambda **_: "clip_00000000_00000000")
+    manifest = run(request(tmp_path / "set", videos))
+    assert manifest.counts["kept"] == 1
+    assert manifest.counts["by_code"]["key-collision"] == 6
+    assert len(pq.read_table(tmp_path / "set/index.parquet")) == 12
+
+
+def test_a_limit_may_grow(videos, tmp_path):
+    table = tmp_path / "labels.csv"
+    names = [s.source_id for s in list_sources(str(videos), labels="mved") if "14" in s.source_id]
+    table.write_text(
+        "file,label\n" + "".join(f"{name},{mood}\n" for name, mood in zip(names, ("Joy", "Awe"), strict=True))
+    )
+    run(request(tmp_path / "set", videos, labelled=str(table), limit=1))
+    manifest = run(request(tmp_path / "set", videos, labelled=str(table)))
+    assert (manifest.labels, manifest.counts["kept"]) == (["Awe", "Joy"], 2)
+
+
+def test_the_same_names_in_another_folder_are_not_taken_for_the_same_videos(videos, tmp_path):
+    run(request(tmp_path / "set", videos, origin=str(videos)))
+    with pytest.raises(UserError, match="begun from another --source folder"):
+        request(tmp_path / "set", videos, origin="elsewhere").check_against_earlier()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import http.server
+import subprocess
 import threading
 from functools import partial
 from pathlib import Path
@@ -8,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.prepare import Recipe, Rejected, hold_last, prepare
-from pipeline.schema import CODES, MEMBERS, Sample, encode
+from pipeline import media
+from pipeline.prepare import Recipe, hold_last, prepare
+from pipeline.schema import CODES, MEMBERS, Rejected, Sample, encode
 from pipeline.sources import Source, list_sources
 
 
@@ -134,3 +136,33 @@ def test_the_last_frame_is_held():
 def test_recipes_differ_in_hash():
     recipes = [Recipe(), Recipe(modality="audio"), Recipe(phase="angle"), Recipe(denoise=True)]
     assert len({recipe.hash for recipe in recipes}) == len(recipes)
+
+
+def test_silence_is_kept_and_its_metadata_are_json(tmp_path, make_media):
+    quiet = make_media(tmp_path / "quiet.mkv", sound="anullsrc=r=44100")
+    outcome = prepare(source_of(quiet), recipe=Recipe(), seed=0)
+    assert isinstance(outcome, Sample)
+    assert outcome.meta["snr_db"] is None
+    assert b"Infinity" not in encode(outcome)["json"]
+
+
+@pytest.mark.parametrize("expression", ["1e25*sin(t)", "0/0"])
+def test_sound_that_is_no_sound_is_undecodable(tmp_path, make_media, expression):
+    odd = make_media(tmp_path / "odd.mkv", sound=f"aevalsrc='{expression}':s=44100", extra=("-c:a", "pcm_f32le"))
+    outcome = prepare(source_of(odd), recipe=Recipe(), seed=0)
+    assert isinstance(outcome, Rejected)
+    assert outcome.code == "undecodable"
+
+
+def test_a_file_that_may_not_be_read_is_unavailable(tmp_path):
+    outcome = prepare(source_of(tmp_path / ("x" * 300 + ".mp4")), recipe=Recipe(), seed=0)
+    assert isinstance(outcome, Rejected)
+    assert outcome.code == "unavailable"
+
+
+def test_a_full_temporary_folder_is_not_the_clips_fault(videos, monkeypatch):
+    """ffmpeg may say so and still exit with 0."""
+    told = subprocess.CompletedProcess([], 0, stderr=b"av_interleaved_write_frame(): No space left on device\n")
+    monkeypatch.setattr(media.subprocess, "run", lambda *_, **__: told)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(source_of(videos / "Train/Sad/video/14.mp4"), recipe=Recipe(), seed=0)

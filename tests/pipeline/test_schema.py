@@ -53,7 +53,9 @@ def test_a_sample_survives_encoding():
 
 
 @given(
-    st.dictionaries(st.text(), st.text() | st.integers() | st.none() | st.floats(allow_nan=False)),
+    st.dictionaries(
+        st.text(), st.text() | st.integers() | st.none() | st.floats(allow_nan=False, allow_infinity=False)
+    ),
     st.none() | st.integers(0, 5),
 )
 def test_any_metadata_and_label_survive(meta, label):

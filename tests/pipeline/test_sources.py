@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -88,12 +91,12 @@ def test_names_that_look_like_numbers_stay_as_written(folder, tmp_path):
 def test_lists_of_links_in_three_formats(tmp_path):
     links = ["https://a.org/1.mp4", "http://b.org/watch?v=2"]
     (tmp_path / "l.txt").write_text(
-        "# mine\n\n" + "\n".join([*links, links[0], "file:///etc/passwd", "gopher://x/"]) + "\n"
+        "# mine\n\n" + "\n".join([*links, links[0], "file:///etc/passwd", "http://[bad/"]) + "\n"
     )
     (tmp_path / "l.csv").write_text("link,year\n" + "".join(f"{x},1999\n" for x in links))
     pq.write_table(pa.table({"link": links}), tmp_path / "l.parquet")
     text = list_sources(str(tmp_path / "l.txt"))
-    assert [s.source_id for s in text] == [*links, "file:///etc/passwd", "gopher://x/"]
+    assert [s.source_id for s in text] == [*links, "file:///etc/passwd", "http://[bad/"]
     assert [s.problem and s.problem[0] for s in text] == [None, None, "unsupported-link", "unsupported-link"]
     for name in ("l.csv", "l.parquet"):
         assert [s.source_id for s in list_sources(str(tmp_path / name))] == links
@@ -117,6 +120,8 @@ def test_a_table_labels_links(tmp_path):
         ("media", "nolabel.csv", "no column label"),
         ("media", "twice.csv", "more than once"),
         ("media", "badsplit.csv", "known are train, val and test"),
+        ("media", "header.csv", "has no row"),
+        ("media", "same.csv", "names a.mp4 more than once"),
         ("empty.txt", None, "lists no link"),
         ("bad.parquet", None, "cannot be read as a table"),
         ("latin.txt", None, "no UTF-8"),
@@ -129,9 +134,19 @@ def test_a_mistake_is_told_in_one_line(folder, tmp_path, monkeypatch, source, la
     (tmp_path / "nolabel.csv").write_text("file,mood\nb.mp4,Sad\n")
     (tmp_path / "twice.csv").write_text("file,label\nb.mp4,Sad\nb.mp4,Fear\n")
     (tmp_path / "badsplit.csv").write_text("file,label,split\nb.mp4,Sad,trian\n")
+    (tmp_path / "header.csv").write_text("file,label\n")
+    (tmp_path / "same.csv").write_text("file,label\na.mp4,Sad\n./a.mp4,Fear\n")
     (tmp_path / "empty.txt").write_text("# nothing\n")
     (tmp_path / "bad.parquet").write_text("no parquet")
     (tmp_path / "latin.txt").write_bytes("http://é".encode("latin-1"))
     with pytest.raises(UserError, match=words) as caught:
         list_sources(source, labels=labels)
     assert "\n" not in str(caught.value)
+
+
+def test_odd_names_and_broken_links_are_candidates_too(folder):
+    (folder / "gone.mp4").symlink_to(folder / "nowhere.mp4")
+    Path(os.fsdecode(bytes(folder) + b"/b\xff.mp4")).touch()
+    (folder / "folder.mp4").mkdir()
+    names = [s.source_id for s in list_sources(str(folder))]
+    assert names == ["a/c.MKV", "b.mp4", "b\\udcff.mp4", "d.mp3", "gone.mp4"]
