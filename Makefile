@@ -3,9 +3,6 @@
 PY := .venv/bin/python
 WORKERS ?= 2  # processes that share the tests
 
-# Prefect gives its own server 20 s to start, which a busy machine of two cores exceeds.
-export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS ?= 120
-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check bench venv
 

@@ -17,6 +17,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -44,6 +45,8 @@ from pipeline.shards import read_manifest
 from pipeline.sources import Source, list_sources
 from pipeline.storage import single_writer
 from pipeline.workers import WorkerDiedError, WorkerPool
+
+_RUN_AS_COMMAND: ContextVar[bool] = ContextVar("run as command", default=False)
 
 
 @task(name="prepare-batch", cache_policy=NO_CACHE)
@@ -96,6 +99,9 @@ def build_shards(
         denoise: Denoise clips whose noise floor is high; docs/denoise.md shows what that does.
     """
     log = get_run_logger().info
+    if _RUN_AS_COMMAND.get():  # a deployed flow's signals are its runner's to answer
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _leave)
     try:
         build = request(source, out, labels, split, modality, limit, seed, samples_per_shard, workers, denoise)
         with single_writer(build.work):
@@ -194,8 +200,7 @@ def run(**parameters: Any) -> int:
         request(**signature.arguments)
     except (UserError, SchemaError, OSError) as error:
         return _fail(str(error))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+    _RUN_AS_COMMAND.set(True)
     state: State[Any] = build_shards(**parameters, return_state=True)
     if not state.is_completed():
         return _fail(state.message or "the flow did not complete")
