@@ -41,7 +41,6 @@ from pipeline.errors import UserError
 from pipeline.plan import SplitRule
 from pipeline.prepare import Recipe
 from pipeline.schema import Manifest, Modality, SchemaError
-from pipeline.shards import read_manifest
 from pipeline.sources import Source, list_sources
 from pipeline.storage import single_writer
 from pipeline.workers import WorkerDiedError, WorkerPool
@@ -155,12 +154,11 @@ def bring_up_to_date(build: Build, *, num_workers: int, log: Callable[[str], Non
     if build.plan_file.exists():
         log("an earlier build was stopped while it packed; finishing it first")
         finish(build)
+    if (manifest := build.up_to_date()) is not None:
+        log(nothing_to_do(build))
+        return manifest
     pending = build.pending()
     known = len(build.sources) - len(pending)
-    manifest = read_manifest(build.out)
-    if not pending and manifest is not None and not build.part_rows():
-        log(f"nothing to do: all {known} candidates are in {build.out} already")
-        return manifest
     log(f"{len(build.sources)} candidates, {known} done already, {len(pending)} to prepare with {num_workers} workers")
     with WorkerPool(num_workers) as pool, Progress(len(pending), log) as progress:
         jobs = (
@@ -171,6 +169,11 @@ def bring_up_to_date(build: Build, *, num_workers: int, log: Callable[[str], Non
             progress.add(rows)
     build.make_plan()
     return finish(build)
+
+
+def nothing_to_do(build: Build) -> str:
+    """Words for a build that is up to date."""
+    return f"nothing to do: all {len(build.sources)} candidates are in {build.out} already"
 
 
 def finish(build: Build) -> Manifest:
@@ -197,14 +200,22 @@ def run(**parameters: Any) -> int:
     try:
         signature = inspect.signature(build_shards.fn).bind(**parameters)
         signature.apply_defaults()
-        request(**signature.arguments)
+        build = request(**signature.arguments)
+        manifest = build.up_to_date()
     except (UserError, SchemaError, OSError) as error:
         return _fail(str(error))
+    if manifest is not None:
+        print(f"build-shards: {nothing_to_do(build)}", file=sys.stderr)
+        return _summary(manifest.counts)
     _RUN_AS_COMMAND.set(True)
     state: State[Any] = build_shards(**parameters, return_state=True)
     if not state.is_completed():
         return _fail(state.message or "the flow did not complete")
-    counts = state.result()
+    return _summary(state.result())
+
+
+def _summary(counts: dict[str, Any]) -> int:
+    """Print the counts on one line; the exit code tells whether anything is kept."""
     print(", ".join(f"{counts[name]} {name}" for name in ("kept", "rejected", "failed")), end="")
     print("".join(f"; {code} {n}" for code, n in counts["by_code"].items()))
     if not counts["kept"]:

@@ -154,6 +154,12 @@ class Build:
         known = {row["source_id"] for row in self.known_rows() if row["status"] != "failed"}
         return [source for source in self.sources if source.source_id not in known]
 
+    def up_to_date(self) -> Manifest | None:
+        """Return the set's manifest if nothing is left to do."""
+        if self.plan_file.exists() or self.part_rows() or self.pending():
+            return None
+        return shards.read_manifest(self.out)
+
     @staticmethod
     def batches(pending: list[Source], num_workers: int) -> list[list[Source]]:
         """Cut what is pending into batches, small enough to keep all workers busy to the end."""
