@@ -108,7 +108,7 @@ def build_shards(
             manifest = bring_up_to_date(build, num_workers=workers or os.cpu_count() or 1, log=log)
     except (UserError, SchemaError, OSError) as error:
         return Failed(message=str(error))  # a mistake in the request, or a full disk: one line, no traceback
-    create_markdown_artifact(dataset_card(Path(out).name, manifest), key="build-shards", description=f"Data set {out}")
+    create_markdown_artifact(dataset_card(manifest), key="build-shards", description=f"Data set {out}")
     return manifest.counts
 
 

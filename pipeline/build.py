@@ -254,7 +254,7 @@ class Build:
         )
         shards.write_rows(self.out / "index.parquet", kept + left_out, INDEX)
         publish_text(self.out / "dataset.json", manifest.to_json())
-        publish_text(self.out / "README.md", dataset_card(self.out.name, manifest))
+        publish_text(self.out / "README.md", dataset_card(manifest))
         # The plan goes last: without it, parts left behind would be planned again.
         for file in [*sorted(self.work.glob("part-*")), self.plan_file]:
             file.unlink(missing_ok=True)

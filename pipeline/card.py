@@ -7,13 +7,14 @@ import json
 from pipeline.schema import MEMBERS, Manifest, members_of
 
 
-def dataset_card(name: str, manifest: Manifest) -> str:
-    """Text of a set's ``README.md``."""
+def dataset_card(manifest: Manifest) -> str:
+    """Text of a set's ``README.md``; it does not name the folder, so that equal sets are equal in every byte."""
+    title = f"Music video clips, {'with' if manifest.labels else 'without'} labels"
     counts = manifest.counts
     samples = sum(split["samples"] for split in manifest.splits.values())
     header = [
         "---",
-        f"pretty_name: {json.dumps(name)}",
+        f"pretty_name: {json.dumps(title)}",
         "tags: [webdataset, music, video, emotion]",
         "task_categories: [video-classification, audio-classification]",
         f"size_categories: [{_size_category(samples)}]",
@@ -21,7 +22,7 @@ def dataset_card(name: str, manifest: Manifest) -> str:
     ]
     lines = [
         *header,
-        f"# {name}",
+        f"# {title}",
         "",
         f"{samples} clips of 30 s from music videos as tensors, in WebDataset tars (schema {manifest.schema_version}, "
         f"recipe `{manifest.recipe_hash}`).",

@@ -126,7 +126,7 @@ def test_segments_of_one_video_share_a_group_and_stems_that_repeat_do_not(built)
 
 @pytest.mark.parametrize(("num_workers", "backwards"), [(1, True), (4, False), (4, True)])
 def test_the_set_does_not_depend_on_batches_or_on_who_finished_first(built, videos, tmp_path, num_workers, backwards):
-    out = tmp_path / "mved"
+    out = tmp_path / "of another name"
     run(request(out, videos), num_workers=num_workers, backwards=backwards)
     assert fingerprint(out) == fingerprint(built)
 
