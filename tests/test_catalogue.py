@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ from typing import Any
 import av
 import pytest
 
-from tests.catalogue.media import recordings
+from tests.catalogue.bodies import HUGE_BYTES
+from tests.catalogue.media import recording, recordings, scrambled
 from tests.catalogue.site import PLUGINS, Catalogue, Recording, Video
+from tests.catalogue.soak import FAULTS, Library, build
+from tests.catalogue.videos import STATUS_FAULTS, WORD_FAULTS
 
 CREATIVE_COMMONS = "Creative Commons Attribution license (reuse allowed)"
 
@@ -153,3 +158,183 @@ def test_ranges_and_marks_are_exact(site: Catalogue, two: list[Recording]) -> No
     assert get(site, "/media/c3-360.mp4", {"Range": f"bytes={len(whole)}-"})[0] == 416
     assert [get(site, path)[0] for path in ("/media/c3-480.mp4", "/watch/none", "/playlist/none", "/")] == [404] * 4
     assert json.loads(get(site, "/search?q=none")[1]) == {"page": 1, "more": False, "results": []}
+
+
+@pytest.mark.parametrize("name", STATUS_FAULTS)
+def test_a_status_is_answered_for_the_page_or_for_the_media_alone(two: list[Recording], name: str) -> None:
+    status = STATUS_FAULTS[name]
+    videos = [Video(id="p", recording=two[0], fault=name), Video(id="m", recording=two[0], fault=f"media-{name}")]
+    with Catalogue(videos) as site:
+        assert [get(site, path)[0] for path in ("/watch/p", "/page/p", "/media/p-360.mp4")] == [status, status, 200]
+        media = [f"/media/m{end}" for end in ("-360.mp4", "-720.mp4", ".m3u8", "/360.m3u8", "/360-0000.ts")]
+        assert [get(site, path)[0] for path in ("/watch/m", *media)] == [200, *[status] * 5]
+
+
+def test_yt_dlp_tells_a_pages_fault_in_the_words_of_large_sites(two: list[Recording]) -> None:
+    videos = [Video(id=name, recording=two[0], fault=name) for name in WORD_FAULTS]
+    with Catalogue([*videos, Video(id="login", fault="login")]) as site:
+        answers = ask_yt_dlp(site, *map(site.watch, [*WORD_FAULTS, "login"]))
+        generic = ask_yt_dlp(site, site.page("private"), plugins=False)[0]
+    for words, answer in zip([*WORD_FAULTS.values(), "HTTP Error 401"], answers, strict=True):
+        assert words in answer["error"]
+    assert "Unsupported URL" in generic["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("truncated", http.client.IncompleteRead), ("reset", ConnectionResetError)]
+)
+def test_a_body_ends_early_at_the_same_byte_however_often_it_is_asked_for(
+    two: list[Recording], name: str, error: type[Exception]
+) -> None:
+    size = two[0].files[360].stat().st_size
+    with Catalogue([Video(id="v", recording=two[0], fault=name)]) as site:
+        for first in (0, 1000, 1000):
+            with pytest.raises(error):
+                get(site, "/media/v-360.mp4", {"Range": f"bytes={first}-"})
+        requests = site.requests_of("v")
+        assert [r.sent_bytes for r in requests] == [size // 8, size // 8 - 1000, size // 8 - 1000]
+        assert get(site, "/media/v-360.mp4", {"Range": "bytes=0-99"})[0] == 206
+
+
+def test_a_damaged_file_is_whole_for_http(two: list[Recording]) -> None:
+    whole = two[1].files[360].read_bytes()
+    with Catalogue([Video(id="v", recording=two[1], fault="damaged", marked=False)]) as site:
+        assert get(site, "/media/v-360.mp4") == (200, whole[: len(whole) // 2])
+
+
+def test_slow_and_silent_media_hold_their_clients_until_these_leave(two: list[Recording]) -> None:
+    faults = {"s": "slow", "n": "never", "q": "page-never"}
+    with Catalogue([Video(id=name, recording=two[0], fault=fault) for name, fault in faults.items()]) as site:
+        for path in ("/media/n-360.mp4", "/watch/q"):
+            with pytest.raises(TimeoutError):
+                get(site, path, timeout=0.3)
+        connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=5)
+        began_s = time.monotonic()
+        connection.request("GET", "/media/s-360.mp4")
+        answer = connection.getresponse()
+        assert answer.length == two[0].files[360].stat().st_size
+        assert len(answer.read(3)) == 3
+        assert time.monotonic() - began_s > 0.5
+        connection.close()
+        answer.close()
+        deadline_s = time.monotonic() + 5
+        while any(r.ended_s is None for r in site.requests) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        assert all(r.ended_s is not None for r in site.requests)
+        assert site.bytes_of("s") < 10
+
+
+def test_a_site_closes_at_once_though_clients_wait(two: list[Recording]) -> None:
+    failed: list[type[BaseException]] = []
+
+    def wait(site: Catalogue) -> None:
+        try:
+            get(site, "/media/n-360.mp4", timeout=30)
+        except OSError as error:
+            failed.append(type(error))
+
+    with Catalogue([Video(id="n", recording=two[0], fault="never")]) as site:
+        waiting = threading.Thread(target=wait, args=(site,))
+        waiting.start()
+        while not site.requests:
+            time.sleep(0.01)
+        began_s = time.monotonic()
+    waiting.join(10)
+    assert failed == [http.client.RemoteDisconnected]
+    assert time.monotonic() - began_s < 5
+
+
+def test_huge_media_claim_ten_gigabytes_and_have_no_ranges() -> None:
+    with Catalogue([Video(id="h", fault="huge")]) as site:
+        connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=5)
+        connection.request("GET", "/media/h-360.mp4", headers={"Range": "bytes=5000-"})
+        answer = connection.getresponse()
+        assert (answer.status, answer.length) == (200, HUGE_BYTES)
+        assert answer.read(40).count(b"mdat") == 1
+        assert answer.read(1_000_000) == bytes(1_000_000)
+        answer.close()
+        connection.close()
+
+
+def test_a_flaky_video_fails_a_few_times_and_a_redirect_leads_elsewhere(two: list[Recording]) -> None:
+    videos = [
+        Video(id="f", recording=two[0], fault="flaky", flaky_times=2),
+        Video(id="r", recording=two[0], fault="redirect", redirect_to="http://127.0.0.2:1/x"),
+    ]
+    with Catalogue(videos) as site:
+        assert [get(site, path)[0] for path in ("/watch/f", "/media/f-360.mp4", "/watch/f")] == [503, 503, 200]
+        assert get(site, "/media/f-360.mp4")[0] == 200
+        assert [get(site, path)[0] for path in ("/watch/r", "/media/r-360.mp4")] == [200, 302]
+
+
+def test_a_storm_begins_and_ends_by_count_or_by_switch(site: Catalogue) -> None:
+    site.storm(after=2, lasting=3)
+    assert [get(site, "/watch/a1")[0] for _ in range(7)] == [200, 200, 429, 429, 429, 200, 200]
+    site.storm(rooms={"media"})
+    assert [get(site, path)[0] for path in ("/watch/a1", "/media/a1-360.mp4")] == [200, 429]
+    site.calm()
+    site.storming = True
+    assert [get(site, path)[0] for path in ("/search?q=glad", "/media/a1-360.mp4", "/none")] == [429] * 3
+    assert "429" in ask_yt_dlp(site, site.watch("a1"))[0]["error"]
+    site.calm()
+    assert get(site, "/watch/a1")[0] == 200
+
+
+def test_guarded_rooms_open_to_the_cookie_alone_and_requests_are_kept_with_headers_and_times(
+    two: list[Recording],
+) -> None:
+    with Catalogue([Video(id="v", recording=two[0])], cookie="session=s3cret") as site:
+        assert get(site, "/watch/v")[0] == 200
+        assert get(site, "/media/v.m3u8", {"Cookie": "session=s3cre"})[0] == 403
+        time.sleep(0.2)
+        assert get(site, "/media/v.m3u8", {"Cookie": "other=1; session=s3cret", "User-Agent": "me"})[0] == 200
+        page, refused, allowed = site.requests_of("v")
+        assert [r.status for r in site.requests_in("media")] == [403, 200]
+        assert "cookie" not in page.headers
+        assert (allowed.headers["cookie"], allowed.headers["user-agent"]) == ("other=1; session=s3cret", "me")
+        assert 0.15 < allowed.at_s - refused.at_s < time.monotonic() - page.at_s
+        site.forget()
+        assert (site.requests, site.bytes_served) == ([], 0)
+
+
+def test_bad_recordings_are_bad_as_named(tmp_path: Path, two: list[Recording]) -> None:
+    def streams(made: Recording) -> set[str]:
+        with av.open(str(made.files[360])) as file:
+            return {stream.type for stream in file.streams}
+
+    assert streams(recording(tmp_path, "quiet", seconds=4, sound=False)) == {"video"}
+    assert streams(recording(tmp_path, "dark", seconds=4, picture=False)) == {"audio"}
+    noise = scrambled(tmp_path, two[0])
+    assert streams(noise) == {"video", "audio"}
+    with av.open(str(noise.files[360])) as file:
+        decoded = 0
+        for packet in file.demux(video=0):
+            try:
+                decoded += len(packet.decode())
+            except av.error.InvalidDataError:
+                continue
+    assert decoded == 0
+
+
+def test_a_soak_has_every_fault_and_its_outcome_and_depends_on_the_seed_alone(two: list[Recording]) -> None:
+    library = Library(good=two, scrambled=two, no_audio=two, no_video=two, short=two)
+    soak = build(library, seed=3)
+    assert soak == build(library, seed=3)
+    assert soak.expected != build(library, seed=4).expected
+    assert len(soak.candidates) == 200
+    assert 125 <= list(soak.expected.values()).count("kept") <= 145
+    assert {c.video.fault for c in soak.candidates.values()} == {None, *(fault for fault, *_ in FAULTS)}
+    found = {name for ids in soak.searches.values() for name in ids}
+    assert found == {name for name, c in soak.candidates.items() if c.way == "search"}
+    assert sum(map(len, soak.searches.values())) > len(found)
+    with soak.open() as site:
+        assert len(soak.expected_by_link(site)) == 200
+        assert set(soak.links(site)) | {site.watch(name) for name in found} == set(soak.expected_by_link(site))
+        assert len(soak.links(site)) > len(set(soak.links(site)))
+    assert "slow" not in {c.video.fault for c in build(library, count=90, without=("slow",)).candidates.values()}
+
+
+def test_a_fault_that_there_is_not_is_refused() -> None:
+    for name in ("mising", "media-private", "page-", "pages-slow"):
+        with pytest.raises(ValueError, match="no such fault"):
+            Video(id="v", fault=name)
