@@ -258,7 +258,7 @@ class CheckingProxy:
             with self._changed:  # what open_url uses may be closed next
                 self._changed.wait_for(lambda: not self._sockets, LEAVE_S)
 
-    def count(self, budget: Budget, num_bytes: int) -> bool:
+    def _count(self, budget: Budget, num_bytes: int) -> bool:
         """Add bytes that came from a site; False if they are too many."""
         with self._changed:
             budget.num_bytes += num_bytes
@@ -266,7 +266,7 @@ class CheckingProxy:
             self._exceed(budget, "bytes")
         return budget.exceeded is None
 
-    def current(self, authorization: str | None) -> Budget:
+    def _current(self, authorization: str | None) -> Budget:
         """The budget that a request goes to, if it may be served."""
         if not hmac.compare_digest((authorization or "").encode(), self._authorization.encode()):
             raise _UnservedError(407, "this proxy is not for you")
@@ -276,11 +276,10 @@ class CheckingProxy:
             return self._budget
 
     @contextmanager
-    def tracked(self, connection: socket.socket, budget: Budget) -> Iterator[None]:
+    def _tracked(self, connection: socket.socket, budget: Budget) -> Iterator[None]:
         """Have a connection closed when its budget ends."""
         with self._changed:
-            if self._budget is not budget or budget.exceeded:
-                raise _UnservedError(403, "what may be fetched has been fetched")
+            self._require(budget)
             self._sockets.add(connection)
         try:
             yield
@@ -289,12 +288,15 @@ class CheckingProxy:
                 self._sockets.discard(connection)
                 self._changed.notify_all()
 
+    def _require(self, budget: Budget) -> None:
+        if self._budget is not budget or budget.exceeded:
+            raise _UnservedError(403, "what may be fetched has been fetched")
+
     def _exceed(self, budget: Budget, limit: Literal["bytes", "time"]) -> None:
         with self._changed:
             if self._budget is budget and budget.exceeded is None:
                 budget.exceeded = limit
-        if budget.exceeded:
-            self._close_all()
+                self._close_all()
 
     def _close_all(self) -> None:
         with self._changed:
@@ -302,7 +304,7 @@ class CheckingProxy:
                 _shut(connection, socket.SHUT_RDWR)
 
     @contextmanager
-    def connected(
+    def _connected(
         self, host: str, port: int, budget: Budget, *, tunnel: bool
     ) -> Iterator[tuple[socket.socket, str | None]]:
         """Connect to a site, or to the upstream proxy in its stead, and give what that wants in a request's head.
@@ -317,7 +319,7 @@ class CheckingProxy:
                 raise _UnservedError(502, "cannot resolve the name of the proxy in use") from error
         reason = "it has no address"
         for family, address in addresses:
-            with socket.socket(family) as site, self.tracked(site, budget):
+            with socket.socket(family) as site, self._tracked(site, budget):
                 site.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
                 site.settimeout(CONNECT_TIMEOUT_S)
                 try:
@@ -328,6 +330,7 @@ class CheckingProxy:
                 except OSError as error:
                     reason = error.strerror or str(error) or type(error).__name__
                     continue
+                self._require(budget)  # it may have ended before there was a connection to close
                 site.settimeout(None)  # from here the budget bounds it
                 yield site, extra
                 return
@@ -380,7 +383,7 @@ class _Server(socketserver.ThreadingTCPServer):
     proxy: CheckingProxy
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that has gone away is no news; other errors end its connection, which it reports itself."""
+        """A client that has gone away is no news, and nothing is written anywhere."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -402,8 +405,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         proxy = self.server.proxy
         try:
-            budget = proxy.current(self.headers.get("Proxy-Authorization"))
-            with proxy.tracked(self.connection, budget):
+            budget = proxy._current(self.headers.get("Proxy-Authorization"))
+            with proxy._tracked(self.connection, budget):
                 self.connection.settimeout(None)
                 parts = _split(f"//{self.path}" if self.command == "CONNECT" else self.path)
                 if self.command == "CONNECT":
@@ -414,6 +417,11 @@ class _Handler(BaseHTTPRequestHandler):
                     self._forward(parts, budget)
         except _UnservedError as error:
             self._say_no(error)
+        except OSError:
+            pass  # the client has gone
+        except Exception as error:
+            self._say_no(_UnservedError(500, f"the proxy failed: {type(error).__name__}"))
+            raise
 
     do_CONNECT = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
@@ -434,7 +442,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tunnel(self, parts: SplitResult, budget: Budget) -> None:
         port = 443 if parts.port is None else parts.port
-        with self.server.proxy.connected(parts.hostname or "", port, budget, tunnel=True) as (site, _):
+        with self.server.proxy._connected(parts.hostname or "", port, budget, tunnel=True) as (site, _):
             self.send_response_only(200, "Connection established")
             self.end_headers()
             self._pass(site, budget, math.inf)
@@ -455,7 +463,7 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in self.headers.items()
             if name.lower() not in left_out and not name.lower().startswith("proxy-")
         )
-        with self.server.proxy.connected(host, port, budget, tunnel=False) as (site, extra):
+        with self.server.proxy._connected(host, port, budget, tunnel=False) as (site, extra):
             target = f"http://{netloc}{path}" if extra is not None else path
             head = f"{self.command} {target} HTTP/1.1\r\nHost: {netloc}\r\n{kept}{extra or ''}Connection: close\r\n\r\n"
             site.sendall(head.encode("latin-1"))
@@ -466,17 +474,17 @@ class _Handler(BaseHTTPRequestHandler):
         down = threading.Thread(target=self._pass_down, args=(site, budget), daemon=True)
         down.start()
         with suppress(OSError):
-            while piece := self.rfile.read1(PIECE_BYTES):
-                passed = piece if len(piece) <= left_bytes else piece[: int(left_bytes)]
-                left_bytes -= len(passed)
+            while left_bytes and (piece := self.rfile.read1(int(min(PIECE_BYTES, left_bytes)))):
+                left_bytes -= len(piece)
                 with suppress(OSError):  # a site that does not listen may still have something to say
-                    site.sendall(passed)
+                    site.sendall(piece)
+            self.rfile.read1(1)  # until it goes: a second request is not served
         _shut(site, socket.SHUT_RDWR)
         down.join()
 
     def _pass_down(self, site: socket.socket, budget: Budget) -> None:
         with suppress(OSError):
-            while (piece := site.recv(PIECE_BYTES)) and self.server.proxy.count(budget, len(piece)):
+            while (piece := site.recv(PIECE_BYTES)) and self.server.proxy._count(budget, len(piece)):
                 self.connection.sendall(piece)
         _shut(self.connection, socket.SHUT_WR)
 
@@ -522,9 +530,12 @@ class _Handler(BaseHTTPRequestHandler):
                 text += piece
                 if len(text) > MAX_PLAYLIST_BYTES:
                     raise _UnservedError(502, "the playlist is too long")
+            if answer.error:
+                raise _UnservedError(502, "the playlist is cut short")
             try:
                 found = text.decode(errors="surrogateescape")
-                start = relay_playlist(found, response.url, moved=response.url != url).encode(errors="surrogateescape")
+                found = relay_playlist(found, response.url, moved=response.url != url)
+                start = found.encode(errors="surrogateescape")
             except ValueError as error:
                 budget.refused.append(str(error))
                 raise _UnservedError(403, str(error)) from error
