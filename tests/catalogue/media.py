@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import subprocess
 import tempfile
@@ -12,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+import av
+
 from tests.catalogue.bodies import MARK
 from tests.catalogue.videos import Recording
 
@@ -19,6 +20,7 @@ SHORT_S = 50.0
 RATE_FPS = 15
 GOP_S = 3  # between keyframes, and at least that in a segment of HLS
 SEGMENT_S = 6
+NO_AAC = b"\x3e"  # repeated, it makes packets that AAC does not allow
 SIZES_PX = {360: (64, 36), 720: (128, 72)}  # nominal height: real size, for what is cheap to decode
 
 PICTURES = (
@@ -83,18 +85,19 @@ def recording(
     return kept(folder / name, make, seconds=seconds)
 
 
-def scrambled(folder: Path, of: Recording) -> Recording:
-    """The same recording with noise where its media was: its index is whole, and nothing of it decodes."""
+def garbled(folder: Path, of: Recording) -> Recording:
+    """The same recording with a sound of which no packet decodes, a whole index and picture, and no HLS."""
 
     def make(made: Path) -> None:
         for height, path in of.files.items():
             content = bytearray(path.read_bytes())
-            start = content.find(b"mdat") + 4
-            size = int.from_bytes(content[start - 8 : start - 4], "big") - 8
-            content[start : start + size] = random.Random(height).randbytes(size)
+            with av.open(str(path)) as file:
+                for packet in file.demux(audio=0):
+                    if packet.size and packet.pos is not None:
+                        content[packet.pos : packet.pos + packet.size] = NO_AAC * packet.size
             (made / f"{height}.mp4").write_bytes(content)
 
-    return kept(folder / f"{of.name}-scrambled", make, seconds=of.duration_s)
+    return kept(folder / f"{of.name}-garbled", make, seconds=of.duration_s)
 
 
 def long_recording(folder: Path, *, number: int = 0, seconds: float = 240, faststart: bool = True) -> Recording:

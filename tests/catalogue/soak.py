@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.catalogue.media import SHORT_S, recording, recordings, scrambled
+from tests.catalogue.media import SHORT_S, garbled, recording, recordings
 from tests.catalogue.site import Catalogue
 from tests.catalogue.videos import Recording, Video
 
@@ -56,7 +56,7 @@ FAULTS: tuple[tuple[str, str, int, tuple[str, ...]], ...] = (
 
 # (recordings of the library, code, how many of 200)
 BAD_RECORDINGS = (
-    ("scrambled", "undecodable", 3),
+    ("garbled", "undecodable", 3),
     ("no_audio", "no-audio", 4),
     ("no_video", "no-video", 4),
     ("short", "too-short", 5),
@@ -71,7 +71,7 @@ class Library:
 
     good: Sequence[Recording]
     """The index is at the end in every other one, from the second on."""
-    scrambled: Sequence[Recording]
+    garbled: Sequence[Recording]
     no_audio: Sequence[Recording]
     no_video: Sequence[Recording]
     short: Sequence[Recording]
@@ -82,7 +82,7 @@ def library(folder: Path, num_good: int = 12, *, seconds: float = SHORT_S) -> Li
     good = recordings(folder, num_good, seconds=seconds)
     return Library(
         good=good,
-        scrambled=[scrambled(folder, of) for of in good[:2]],
+        garbled=[garbled(folder, of) for of in good[:2]],
         no_audio=[recording(folder, f"no-audio-{n}", number=n, seconds=seconds, sound=False) for n in (1, 4)],
         no_video=[recording(folder, f"no-video-{n}", number=n, seconds=seconds, picture=False) for n in (2, 5)],
         short=[recording(folder, f"short-{n}", number=n, seconds=20) for n in (3, 6)],
