@@ -2,10 +2,11 @@
 
     python -m flows.build_shards --source VIDEOS --out shards/unlabeled
     python -m flows.build_shards --source MVED --labels mved --out shards/mved
+    python -m flows.build_shards --source "search:sad music video" --source keys.txt --out shards/unlabeled --dry-run
 
 The flow needs no Prefect server: without one it starts its own for the time of the run. Killed anywhere and started
 again with the same words, it goes on where it was. Exit code 0: something is kept; 1: nothing is; 2: a mistake in the
-request.
+request; 3: a site asked the crawl to stop, and the same command goes on later.
 """
 
 from __future__ import annotations
@@ -15,63 +16,42 @@ import inspect
 import os
 import signal
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import flows.settings  # isort: skip  # noqa: F401  before prefect is imported
 
 import tyro
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.states import Failed
 
+from flows.crawling import from_crawl, show_without_fetching
 from flows.progress import Progress
-from pipeline.build import Build, Row, fail_alone, prepare_batch
+from flows.request import Request, YesNo
+from flows.tasks import finish, finish_earlier, nothing_to_do, prepared
 from pipeline.card import dataset_card
 from pipeline.denoise import DEFAULT_ON
 from pipeline.errors import UserError
+from pipeline.fetch import License
+from pipeline.manners import CrawlStoppedError
 from pipeline.plan import SplitRule
-from pipeline.prepare import Recipe
 from pipeline.schema import Manifest, Modality, SchemaError
-from pipeline.sources import Source, list_sources
 from pipeline.storage import single_writer
-from pipeline.workers import WorkerDiedError, WorkerPool
+
+STOPPED = "Stopped"  # name of the state of a run that a site asked to stop
 
 _RUN_AS_COMMAND: ContextVar[bool] = ContextVar("run as command", default=False)
 
 
-@task(name="prepare-batch", cache_policy=NO_CACHE)
-def prepare_in_worker(pool: WorkerPool, folder: Path, batch: list[Source], recipe: Recipe, seed: int) -> list[Row]:
-    """Prepare a batch in a worker. If one dies meanwhile, try the clips one by one: a single clip blocks no other."""
-    try:
-        return pool.run(prepare_batch, folder, batch, recipe, seed)
-    except WorkerDiedError:
-        rows = []
-        for source in batch:
-            try:
-                rows += pool.run_alone(prepare_batch, folder, [source], recipe, seed)
-            except WorkerDiedError as error:
-                rows += fail_alone(folder, source, str(error))
-        return rows
-
-
-@task(name="pack-shard", cache_policy=NO_CACHE)
-def pack_shard(pack: Callable[[list[Row]], None], rows: list[Row]) -> None:
-    """Write one shard and its commit record."""
-    pack(rows)
-
-
 @flow(name="build-shards")
 def build_shards(
-    source: str,
+    source: list[str] | str,
     out: str,
     labels: str | None = None,
     split: SplitRule | None = None,
@@ -81,137 +61,140 @@ def build_shards(
     samples_per_shard: int = 128,
     workers: int | None = None,
     denoise: bool = DEFAULT_ON,
+    per_search: int = 50,
+    search_prefix: str = "ytsearch",
+    clips_per_video: int = 1,
+    store: str = "shards/.crawl",
+    keep_clips: YesNo = "yes",
+    retry: str | None = None,
+    dry_run: bool = False,
+    sleep_s: tuple[float, float] = (5.0, 10.0),
+    fetchers: int = 4,
+    license: License = "any",  # noqa: A002  the word that sites use
+    exclude: list[str] = [],  # noqa: B006  never changed
+    cookies: str | None = None,
+    cookies_from_browser: str | None = None,
+    proxy: str | None = None,
+    plugins: str | None = None,
+    allow_private: bool = False,
+    max_height: int = 360,
+    max_fetch_s: float = 300.0,
+    max_clip_mb: int = 300,
 ) -> dict[str, object] | State:
     """Build, or bring up to date, a data set of shards.
 
     Args:
-        source: A folder of videos, or a list of http(s) links (.txt, or .csv/.parquet with a column `link`).
+        source: A folder of videos; or what is to be crawled, any number of: search:KEY, a link of a video, channel or
+            playlist, a file of these (.txt, one a line, a bare line is a search; .csv/.parquet with a column `link`).
         out: Folder of the data set, such as shards/unlabeled.
         labels: `mved` (split and class from the path), or a CSV with columns file or link, label, [split], [group].
         split: Keep the splits that the labels came with, or deal whole source groups to train, val and test 80/10/10.
             By default official if every candidate has a split, else grouped.
-        modality: What a sample must hold, and does.
+        modality: What a sample must hold, and does; a crawl fetches no more.
         limit: Take the first so many candidates alone.
         seed: Of the 30-s spans, the grouped split and the shuffle.
         samples_per_shard: At most so many clips in a tar; one takes about 5 MB.
         workers: Worker processes; one a core by default.
         denoise: Denoise clips whose noise floor is high; docs/denoise.md shows what that does.
+        per_search: Results taken of each search.
+        search_prefix: yt-dlp's key of the search: ytsearch, ytsearchdate, or a plugin's.
+        clips_per_video: Clips of each video, none overlapping another.
+        store: Folder of the crawl's record and of the fetched clips, which several sets may share.
+        keep_clips: `no` removes a fetched clip once it is prepared.
+        retry: Only the candidates that ended with one of these codes, separated by commas, are tried again.
+        dry_run: Search and list, say what would be fetched and how long that would take, and fetch no media.
+        sleep_s: Shortest and longest pause between two candidates of one site, in seconds.
+        fetchers: Sites visited at the same time, one request each.
+        license: creative-commons takes no clip whose page does not say so.
+        exclude: Folder of a data set with which this one must share no video.
+        cookies: A cookies file (Netscape's format) for sites that want a login; it is never written.
+        cookies_from_browser: A browser whose cookies are used: firefox, or chrome:PROFILE.
+        proxy: http://host:port of your own proxy; one with a password goes into the variable CRAWL_PROXY.
+        plugins: A folder of yt-dlp plugins, or `default` for those installed; without it none is loaded.
+        allow_private: Fetch from this machine and its network too.
+        max_height: Of the picture fetched, in pixels, where the site has one so small.
+        max_fetch_s: Limit for one page, and for one clip, in seconds.
+        max_clip_mb: Limit on what is fetched for one clip.
     """
+    parameters = dict(locals())
     log = get_run_logger().info
     if _RUN_AS_COMMAND.get():  # a deployed flow's signals are its runner's to answer
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _leave)
     try:
-        build = request(source, out, labels, split, modality, limit, seed, samples_per_shard, workers, denoise)
-        with single_writer(build.work):
-            build.begin()
-            manifest = bring_up_to_date(build, num_workers=workers or os.cpu_count() or 1, log=log)
+        request = Request(**parameters)
+        if request.dry_run:
+            show_without_fetching(request, show=log)
+            return {}
+        with single_writer(Path(out) / ".build", doing=f"building {out}", flag="--out"):
+            build_all = from_crawl if request.is_crawl else from_folder
+            manifest = build_all(request, log=log)
+    except CrawlStoppedError as error:
+        return Failed(name=STOPPED, message=str(error))
     except (UserError, SchemaError, OSError) as error:
         return Failed(message=str(error))  # a mistake in the request, or a full disk: one line, no traceback
     create_markdown_artifact(dataset_card(manifest), key="build-shards", description=f"Data set {out}")
     return manifest.counts
 
 
-def request(
-    source: str,
-    out: str,
-    labels: str | None,
-    split: SplitRule | None,
-    modality: Modality,
-    limit: int | None,
-    seed: int,
-    samples_per_shard: int,
-    workers: int | None,
-    denoise: bool,
-) -> Build:
-    """Turn the flow's parameters into a build, checked as far as reading alone can.
-
-    Raises
-    ------
-    UserError
-        A line that names the parameter and the mend.
-    """
-    for flag, number in (("--limit", limit), ("--samples-per-shard", samples_per_shard), ("--workers", workers)):
-        if number is not None and number < 1:
-            raise UserError(f"{flag} {number}: give a whole number from 1 up")
-    build = Build.request(
-        out=Path(out),
-        sources=list_sources(source, labels=labels),
-        recipe=Recipe(modality=modality, denoise=denoise),
-        seed=seed,
-        labelled=labels,
-        split_rule=split,
-        samples_per_shard=samples_per_shard,
-        limit=limit,
-        origin=str(Path(source).resolve()) if Path(source).is_dir() else None,
-    )
-    build.check_against_earlier()
-    return build
-
-
-def bring_up_to_date(build: Build, *, num_workers: int, log: Callable[[str], None]) -> Manifest:
-    """Prepare what is pending, plan, pack and publish; say so where nothing is to be done."""
-    if build.plan_file.exists():
-        log("an earlier build was stopped while it packed; finishing it first")
-        finish(build)
-    if (manifest := build.up_to_date()) is not None:
+def from_folder(request: Request, *, log: Callable[[str], None]) -> Manifest:
+    """Prepare what is pending of a folder, plan, pack and publish; say so where nothing is to be done."""
+    build = request.build(request.folder())
+    build.begin()
+    finish_earlier(build, log=log)
+    if (manifest := build.up_to_date(request.again)) is not None:
         log(nothing_to_do(build))
         return manifest
-    pending = build.pending()
+    pending = build.pending(request.again)
     known = len(build.sources) - len(pending)
-    log(f"{len(build.sources)} candidates, {known} done already, {len(pending)} to prepare with {num_workers} workers")
-    with WorkerPool(num_workers) as pool, Progress(len(pending), log) as progress:
-        jobs = (
-            prepare_in_worker.submit(pool, build.work, batch, build.recipe, build.settings.seed)
-            for batch in build.batches(pending, num_workers)
-        )
-        for rows in windowed(jobs, size=2 * num_workers):
-            progress.add(rows)
+    log(f"{len(build.sources)} candidates, {known} done already, {len(pending)} to prepare")
+    with Progress(len(pending), log, doing="prepare", ends=("kept", "rejected", "failed")) as progress:
+        batches = build.batches(pending, request.num_workers)
+        for rows in prepared(build, batches, num_workers=request.num_workers):
+            progress.add(row["status"] for row in rows)
     build.make_plan()
     return finish(build)
 
 
-def nothing_to_do(build: Build) -> str:
-    """Words for a build that is up to date."""
-    return f"nothing to do: all {len(build.sources)} candidates are in {build.out} already"
-
-
-def finish(build: Build) -> Manifest:
-    """Pack the planned shards that are missing, then derive index, manifest and card."""
-    for _ in windowed((pack_shard.submit(build.pack, rows) for rows in build.shards_to_pack()), size=2):
-        pass
-    return build.finish()
-
-
-def windowed(futures: Iterable[PrefectFuture[Any]], *, size: int) -> Iterable[Any]:
-    """Results of lazily submitted tasks in their order, at most ``size`` of them under way."""
-    under_way: deque[PrefectFuture[Any]] = deque()
-    for future in futures:
-        under_way.append(future)
-        if len(under_way) >= size:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
-
-
-@functools.wraps(build_shards.fn)
 def run(**parameters: Any) -> int:
     """Run the flow in this process; a mistake in the request is told before Prefect starts anything."""
     try:
         signature = inspect.signature(build_shards.fn).bind(**parameters)
         signature.apply_defaults()
-        build = request(**signature.arguments)
-        manifest = build.up_to_date()
+        request = Request(**signature.arguments)
+        if request.dry_run:
+            show_without_fetching(request, show=print)
+            return 0
+        if request.is_crawl:
+            request.check_crawl()
+        else:
+            build = request.build(request.folder())
+            if (manifest := build.up_to_date(request.again)) is not None:
+                print(f"build-shards: {nothing_to_do(build)}", file=sys.stderr)
+                return _summary(manifest.counts)
+    except CrawlStoppedError as error:
+        return _fail(str(error), code=3)
     except (UserError, SchemaError, OSError) as error:
         return _fail(str(error))
-    if manifest is not None:
-        print(f"build-shards: {nothing_to_do(build)}", file=sys.stderr)
-        return _summary(manifest.counts)
     _RUN_AS_COMMAND.set(True)
     state: State[Any] = build_shards(**parameters, return_state=True)
     if not state.is_completed():
-        return _fail(state.message or "the flow did not complete")
+        return _fail(state.message or "the flow did not complete", code=3 if state.name == STOPPED else 2)
     return _summary(state.result())
+
+
+def as_command(function: Callable[..., int]) -> Callable[..., int]:
+    """Give a function the flow's parameters as flags; those that take several words are repeated for each."""
+
+    @functools.wraps(build_shards.fn)
+    def command(**parameters: Any) -> int:
+        return function(**parameters)
+
+    repeated = Annotated[list[str], tyro.conf.UseAppendAction]
+    command.__annotations__ = build_shards.fn.__annotations__ | {"source": repeated, "exclude": repeated}
+    command.__signature__ = inspect.signature(build_shards.fn)  # type: ignore[attr-defined]
+    del command.__wrapped__  # whose annotations would be read in place of these
+    return command
 
 
 def _summary(counts: dict[str, Any]) -> int:
@@ -231,10 +214,10 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     os._exit(128 + number)
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, *, code: int = 2) -> int:
     print(f"build-shards: {message}", file=sys.stderr)
-    return 2
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(run, prog="python -m flows.build_shards", description=__doc__))
+    sys.exit(tyro.cli(as_command(run), prog="python -m flows.build_shards", description=__doc__))

@@ -15,7 +15,7 @@ import hashlib
 import json
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 from pipeline import shards
 from pipeline.card import dataset_card
 from pipeline.errors import DISK_ERRNOS, UserError
+from pipeline.exclude import Excluded
 from pipeline.plan import Candidate, SplitRule, plan
 from pipeline.prepare import Recipe, prepare, versions
 from pipeline.schema import EMOTIONS, INDEX, Manifest, Rejected
@@ -30,6 +31,8 @@ from pipeline.sources import Source
 from pipeline.storage import publish_text
 
 Row = dict[str, Any]
+
+NOTHING = Excluded()
 
 MAX_BATCH = 16  # candidates: about 80 MB a part, 10 s of work
 
@@ -54,6 +57,8 @@ class Build:
     samples_per_shard: int
     origin: str | None = None
     """The folder that the sources' paths are relative to; none for links, which stand for themselves."""
+    excluded: Excluded = NOTHING
+    """What other sets hold and this one must not."""
 
     @property
     def work(self) -> Path:
@@ -73,6 +78,7 @@ class Build:
         samples_per_shard: int,
         limit: int | None = None,
         origin: str | None = None,
+        excluded: Excluded = NOTHING,
     ) -> Build:
         """Settle what is wanted; classes and split rule do not depend on the limit.
 
@@ -100,6 +106,7 @@ class Build:
             settings=settings,
             samples_per_shard=samples_per_shard,
             origin=origin,
+            excluded=excluded,
         )
 
     def check_against_earlier(self) -> None:
@@ -149,14 +156,27 @@ class Build:
         """Rows of every candidate dealt with: by earlier builds, in a pending plan, or in a whole part."""
         return self.earlier_rows() + (self.plan_rows() or self.part_rows())
 
-    def pending(self) -> list[Source]:
-        """Candidates not dealt with yet, in order; those that failed, by no fault of theirs, are tried again."""
-        known = {row["source_id"] for row in self.known_rows() if row["status"] != "failed"}
+    def pending(self, again: Collection[str] = ()) -> list[Source]:
+        """Candidates to prepare, in order.
+
+        Those not dealt with yet, and those that failed, by no fault of theirs; where codes are named, those that have
+        one of them, and no others.
+        """
+        rows = self.known_rows()
+        if again:
+            wanted = {row["source_id"] for row in rows if row["code"] in again}
+            return [source for source in self.sources if source.source_id in wanted]
+        known = {row["source_id"] for row in rows if row["status"] != "failed"}
         return [source for source in self.sources if source.source_id not in known]
 
-    def up_to_date(self) -> Manifest | None:
+    def num_untouched(self) -> int:
+        """Count the candidates that no run has dealt with."""
+        known = {row["source_id"] for row in self.known_rows()}
+        return sum(source.source_id not in known for source in self.sources)
+
+    def up_to_date(self, again: Collection[str] = ()) -> Manifest | None:
         """Return the set's manifest if nothing is left to do."""
-        if self.plan_file.exists() or self.part_rows() or self.pending():
+        if self.plan_file.exists() or self.part_rows() or self.pending(again):
             return None
         return shards.read_manifest(self.out)
 
@@ -200,11 +220,12 @@ class Build:
         if self.plan_file.exists():
             return
         order = {source.source_id: position for position, source in enumerate(self.sources)}
-        # A candidate may stand in two parts: failed in an earlier run, tried again in this one.
-        latest = {r["source_id"]: r for r in sorted(self.part_rows(), key=lambda row: row["status"] != "failed")}
-        rows = sorted(latest.values(), key=lambda row: (order.get(row["source_id"], len(order)), row["source_id"]))
+        # A candidate may stand in two parts, if it was tried again: what is kept counts, then what was rejected.
+        best = {r["source_id"]: r for r in sorted(self.part_rows(), key=lambda row: _BY_WORTH.index(row["status"]))}
+        rows = sorted(best.values(), key=lambda row: (order.get(row["source_id"], len(order)), row["source_id"]))
         committed = self.committed_rows()
         rows = _without_collisions(rows, {row["key"] for row in committed})
+        rows = [self._without_excluded(row) for row in rows]
         made = plan(
             [_candidate(row) for row in rows if row["status"] == "kept"],
             [_candidate(row) for row in committed],
@@ -219,6 +240,12 @@ class Build:
         for key, kept in made.duplicates.items():
             left_out.append(by_key[key] | {"status": "rejected", "code": "duplicate", "detail": f"same clip as {kept}"})
         shards.write_rows(self.plan_file, placed + left_out, shards.PART)
+
+    def _without_excluded(self, row: Row) -> Row:
+        """Reject a clip of which another set holds the same bytes."""
+        if row["status"] != "kept" or (holder := self.excluded.by_content(row["sha256"])) is None:
+            return row
+        return row | {"status": "rejected", "code": "excluded", "detail": f"{holder} holds it", "key": None}
 
     # --- pack ----------------------------------------------------------------------------------------------------
 
@@ -285,6 +312,9 @@ def failed(source: Source, detail: str) -> Rejected:
     """Outcome of a candidate on which our own code broke."""
     known = {"source_id": source.source_id, "link": source.link, "title": source.title}
     return Rejected(code="internal", detail=detail, meta=known)
+
+
+_BY_WORTH = ("failed", "rejected", "kept")
 
 
 def _without_collisions(rows: Sequence[Row], taken: set[str]) -> list[Row]:

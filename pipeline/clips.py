@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,17 +36,54 @@ def clip_rng(seed: int, source_id: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
-def plan_clip(duration_s: float, rng: np.random.Generator) -> ClipSpan:
-    """Choose a random 30-s span, on a whole millisecond, uniform over all that fit.
+def clip_id(video_id: str, number: int) -> str:
+    """Identity of a video's clip, counted from 0; the first one has the video's own."""
+    return video_id if number == 0 else f"{video_id} (clip {number + 1})"
+
+
+def plan_clip(duration_s: float, rng: np.random.Generator, taken: Sequence[ClipSpan] = ()) -> ClipSpan:
+    """Choose a random 30-s span, on a whole millisecond, uniform over all that fit beside those taken.
 
     Raises
     ------
     RejectedError
-        ``too-short`` for a video of less than 25 s.
+        ``too-short`` for a video of less than 25 s, or where no room is left.
     """
     if duration_s < MIN_CLIP_S:
         raise RejectedError("too-short", f"{duration_s:.2f} s, at least {MIN_CLIP_S:g} s are needed")
-    if duration_s < WHOLE_BELOW_S:
-        return ClipSpan(start_s=0.0)
-    last_start_ms = min(int((duration_s - CLIP_S) * 1000), LAST_START_MS)
-    return ClipSpan(start_s=int(rng.integers(0, last_start_ms, endpoint=True)) / 1000)
+    last_ms = 0 if duration_s < WHOLE_BELOW_S else min(int((duration_s - CLIP_S) * 1000), LAST_START_MS)
+    free_ms = [(0, last_ms)]
+    for span in taken:
+        free_ms = [part for first, last in free_ms for part in _without(first, last, span.start_ms)]
+    room = sum(last - first + 1 for first, last in free_ms)
+    if room == 0:
+        raise RejectedError("too-short", f"{duration_s:.2f} s have no room for clip {len(taken) + 1}")
+    place = int(rng.integers(0, room))
+    for first, last in free_ms:
+        if place <= last - first:
+            break
+        place -= last - first + 1
+    return ClipSpan(start_s=(first + place) / 1000)
+
+
+def plan_numbered_clip(duration_s: float, *, seed: int, video_id: str, number: int) -> ClipSpan:
+    """Choose the span of a video's clip of this number; clips of one video do not overlap.
+
+    It depends on the clips of lower numbers alone, so that asking for more clips leaves the first ones where they are.
+
+    Raises
+    ------
+    RejectedError
+        ``too-short`` where the video has no room for it.
+    """
+    spans: list[ClipSpan] = []
+    for n in range(number + 1):
+        spans.append(plan_clip(duration_s, clip_rng(seed, clip_id(video_id, n)), spans))
+    return spans[-1]
+
+
+def _without(first_ms: int, last_ms: int, taken_ms: int) -> list[tuple[int, int]]:
+    """Starts from first to last, both included, whose clip does not overlap the one that starts at ``taken_ms``."""
+    length_ms = CLIP_S * 1000
+    parts = [(first_ms, min(last_ms, taken_ms - length_ms)), (max(first_ms, taken_ms + length_ms), last_ms)]
+    return [(first, last) for first, last in parts if first <= last]

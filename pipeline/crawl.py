@@ -1,32 +1,72 @@
-"""The only caller of yt-dlp: fetch the media behind one http(s) link."""
+"""The only caller of yt-dlp: what a request lists, what a page says of its video, and one section of its media.
+
+Runs in a worker process of its own (``fetch.py`` starts it), so that a page that hangs or crashes a parser can be
+killed. Everything it fetches, and everything ffmpeg fetches for it, goes through one checking proxy (``proxy.py``).
+ffmpeg is given addresses of that proxy alone: cookies and headers stay in this process, and on no command line.
+"""
 
 from __future__ import annotations
 
+import io
 import os
-import time
-from dataclasses import dataclass
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pipeline.errors import RejectedError, raise_if_disk_full
+from pipeline import media
+from pipeline.clips import ClipSpan
+from pipeline.errors import RejectedError, UserError, raise_if_disk_full
+from pipeline.proxy import Budget, CheckingProxy, Limits
+from pipeline.schema import Modality
+from pipeline.store import Video
+from pipeline.verdicts import verdict
 
-os.environ.setdefault("YTDLP_NO_PLUGINS", "1")  # read when yt-dlp is imported: no foreign code unless asked for
+Result = TypeVar("Result")
 
-MAX_HEIGHT_PX = 360  # the networks see 128 x 128, and decoding is what costs
-MAX_FILE_BYTES = 2_000_000_000
-MAX_FETCH_S = 1800.0
-SOCKET_TIMEOUT_S = 30
-RETRIES = 3
+MARGIN_S = 1.0  # fetched on both sides of a clip; the cut itself is made while decoding
+MAX_PAGE_BYTES = 100_000_000  # for what a site sends before the media: pages, scripts, lists of formats
+MAX_LISTING_BYTES = 1_000_000_000
+MAX_LISTING_S = 3600.0
+SOCKET_TIMEOUT_S = 30.0
+MAX_DEPTH = 3  # of lists within lists: a channel, its tabs, their playlists
+MAX_TEXT = 500  # characters of a title or name that are kept
+
+_FORMATS: dict[Modality, str] = {
+    "both": "b[height<=?{0}]/bv*[height<=?{0}]+ba/b/bv*+ba/bv*/ba",
+    "audio": "ba/b[height<=?{0}]/b/bv*",
+    "video": "bv[height<=?{0}]/b[height<=?{0}]/bv*/b/ba",
+}
+_PROTOCOLS = "[protocol~='^(https?|m3u8|m3u8_native)$']"
+_CUT = ("-sn", "-dn", "-map_metadata", "-1", "-map_chapters", "-1")
+# The clip's packets keep the times they have in the whole, and the same section is the same bytes again.
+_KEEP_TIME = ("-copyts", "-start_at_zero", "-f", "matroska")
+_BIT_EXACT = ("-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fetched:
-    """A downloaded file, and what its page says of it."""
+class Access:
+    """How the crawl goes out. Cookies and proxy are secrets: no log, table or repr shows them."""
 
-    path: Path
-    title: str | None
-    uploader: str | None
-    licence: str | None
+    cookies: str | None = field(default=None, repr=False)
+    """A cookies file in Netscape's format; it is read and never written."""
+    cookies_from_browser: str | None = field(default=None, repr=False)
+    """A browser whose cookies are used: ``firefox``, ``chrome:Profile 1``."""
+    proxy: str | None = field(default=None, repr=False)
+    """The user's own proxy, ``http://user:password@host:port``."""
+    allow_private: bool = False
+    """Whether addresses of this machine and its network may be fetched from."""
+    plugins: str | None = None
+    """A folder of yt-dlp plugins, or ``default`` for those installed; none are loaded without it."""
+    max_height_px: int = 360  # the networks see 128 x 128, and decoding is what costs
+    """A smaller or equal picture is fetched where the site has one."""
+    max_fetch_s: float = 300.0
+    """For one page, and for one clip."""
+    max_clip_bytes: int = 300_000_000
+    request_pause_s: float = 1.0
+    """Between the requests that one page or listing takes."""
 
 
 class _Silent:
@@ -37,65 +77,299 @@ class _Silent:
     def error(self, message: str) -> None: ...
 
 
-def fetch(link: str, folder: Path) -> Fetched:
-    """Download the one video of a link into ``folder``.
+class Session:
+    """One yt-dlp, its cookies, and the proxy that it goes through; for one thread."""
 
-    Raises
-    ------
-    RejectedError
-        ``unavailable``, ``unsupported-link``, ``too-large`` or ``timeout``.
-    OSError
-        If the disk is full: that is not the link's fault.
-    """
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self._proxy = CheckingProxy(
+            allow_private=access.allow_private, upstream=access.proxy, open_url=self._open_for_ffmpeg
+        ).__enter__()
+        self._yt_dlp = _import_yt_dlp(access.plugins)
+        self._ydl = self._downloader()
+        self._section: ClipSpan | None = None
+        self._headers: dict[str, str] = {}
+        self._page: tuple[str, Modality, dict[str, Any]] | None = None  # the last one read
+
+    # --- listings ------------------------------------------------------------------------------------------------
+
+    def identify(self, links: Sequence[str]) -> list[tuple[str, bool]]:
+        """Identity of each link's video, and whether it may be a list; nothing is fetched."""
+        return [self._identify(link) for link in links]
+
+    def _identify(self, link: str) -> tuple[str, bool]:
+        for extractor in self._ydl._ies.values():
+            if extractor.suitable(link):
+                key, single = extractor.ie_key(), extractor.is_single_video(link)
+                own = extractor.get_temp_id(link) if single else None
+                # The generic extractor calls a page by its last word: other sites have that word too.
+                return (_video_id(key, own) or link), key != "Generic" and not single
+        return link, False
+
+    def entries(self, request: str) -> list[Video]:
+        """List what a search, channel or playlist holds, without reading the pages of its videos.
+
+        Raises
+        ------
+        RejectedError, StopCrawlError
+            As ``verdict`` says.
+        """
+        limits = Limits(max_bytes=MAX_LISTING_BYTES, max_s=MAX_LISTING_S)
+        with self._proxy.budget(limits) as budget, self._judging(budget):
+            self._ydl.params["extract_flat"] = "in_playlist"
+            try:
+                listed = self._ydl.extract_info(request, download=False)
+                return list(self._videos(listed, request, depth=1))
+            finally:
+                self._ydl.params["extract_flat"] = False
+
+    def _videos(self, listed: dict[str, Any] | None, request: str, *, depth: int) -> Iterator[Video]:
+        if listed is None:
+            return
+        if "entries" in listed:
+            for entry in listed["entries"]:
+                yield from self._videos(entry, request, depth=depth)
+            return
+        link = listed.get("webpage_url") if listed.get("_type", "video") == "video" else None
+        link = str(link or listed.get("url") or "")
+        identity, may_be_list = self._identify(link)
+        if may_be_list and depth < MAX_DEPTH and self._is_list(link):
+            yield from self._videos(self._ydl.extract_info(link, download=False), request, depth=depth + 1)
+            return
+        key = listed.get("ie_key") or listed.get("extractor_key")
+        yield Video(
+            video_id=_video_id(key, listed.get("id")) or identity,
+            link=link,
+            title=clean_text(listed.get("title")),
+            uploader=clean_text(listed.get("uploader") or listed.get("channel")),
+            duration_s=_seconds(listed.get("duration")),
+        )
+
+    def _is_list(self, link: str) -> bool:
+        return any(e.suitable(link) and e.is_single_video(link) is False for e in self._ydl._ies.values())
+
+    # --- one video -----------------------------------------------------------------------------------------------
+
+    def resolve(self, link: str, modality: Modality) -> Video:
+        """Read a video's own page; where it tells no duration, the head of the media does.
+
+        Raises
+        ------
+        RejectedError, StopCrawlError
+            As ``verdict`` says; ``live`` for what has no end yet.
+        """
+        info = self._read_page(link, modality)
+        if info.get("is_live") or info.get("live_status") in ("is_live", "is_upcoming"):
+            raise RejectedError("live", "it is live, or still to come")
+        duration_s = _seconds(info.get("duration"))
+        if duration_s is None:
+            duration_s = self._duration_of_media(info)
+        return Video(
+            video_id=_video_id(info.get("extractor_key"), info.get("id")) or link,
+            link=link,
+            title=clean_text(info.get("title")),
+            uploader=clean_text(info.get("uploader") or info.get("channel") or info.get("creator")),
+            upload_date=clean_text(info.get("upload_date")),
+            licence=clean_text(info.get("license")),
+            duration_s=duration_s,
+            resolved=True,
+        )
+
+    def _read_page(self, link: str, modality: Modality) -> dict[str, Any]:
+        self._page = None
+        self._ydl.params["format"] = self._format(modality)
+        limits = Limits(max_bytes=MAX_PAGE_BYTES, max_s=self.access.max_fetch_s)
+        with self._proxy.budget(limits) as budget, self._judging(budget):
+            self._ydl.format_selector = self._ydl.build_format_selector(self._ydl.params["format"])
+            info = self._ydl.extract_info(link, download=False)
+        if info and "entries" in info:  # a page with several videos stands for its first
+            info = next((entry for entry in info["entries"] if entry), None)
+        if not info:
+            raise RejectedError("unavailable", "the page holds no video")
+        self._page = (link, modality, info)
+        return info  # type: ignore[no-any-return]
+
+    def _duration_of_media(self, info: dict[str, Any]) -> float:
+        wanted = (info.get("requested_formats") or [info])[0]
+        self._headers = dict(wanted.get("http_headers") or {})
+        limits = Limits(max_bytes=self.access.max_clip_bytes, max_s=self.access.max_fetch_s)
+        with self._proxy.budget(limits) as budget, self._judging(budget):
+            return media.probe_remote(self._proxy.relay_url(wanted["url"]), proxy=self._proxy.url)
+
+    def fetch(self, link: str, span: ClipSpan, duration_s: float, modality: Modality, folder: Path) -> Path:
+        """Download the section of a video that holds a clip, decode it for a test, and return the file.
+
+        Its packets keep the times that they have in the whole video, and are copied as they are.
+
+        Raises
+        ------
+        RejectedError, StopCrawlError
+            As ``verdict`` says.
+        OSError
+            If the disk is full.
+        """
+        page = self._page
+        info = page[2] if page and page[:2] == (link, modality) else self._read_page(link, modality)
+        self._section = span
+        self._ydl.params["outtmpl"]["default"] = str(folder / "clip.%(ext)s")
+        limits = Limits(max_bytes=self.access.max_clip_bytes, max_s=self.access.max_fetch_s)
+        with self._proxy.budget(limits) as budget, self._judging(budget):
+            self._ydl.process_ie_result(self._ydl.sanitize_info(info, remove_private_keys=True), download=True)
+            files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix != ".part")
+            if not files or not files[0].stat().st_size:
+                raise RejectedError("network", "the site sent nothing of this section")
+            try:
+                media.verify_section(files[0], span, duration_s=duration_s, modality=modality)
+            except RejectedError as error:
+                # A file that does not decode is the site's fault, unless the way there broke off.
+                told = verdict(error, budget)
+                raise told from error
+        return files[0]
+
+    # --- yt-dlp --------------------------------------------------------------------------------------------------
+
+    def _format(self, modality: Modality) -> str:
+        choices = _FORMATS[modality].format(self.access.max_height_px).split("/")
+        return "/".join(_over_http(choice) for choice in choices)
+
+    def _downloader(self) -> Any:
+        session, yt_dlp = self, self._yt_dlp
+
+        class Downloader(yt_dlp.YoutubeDL):  # type: ignore[name-defined,misc]
+            """Lets ffmpeg see addresses of the proxy in place of the site's."""
+
+            def dl(self, name: str, info: dict[str, Any], subtitle: bool = False, test: bool = False) -> Any:
+                formats = info.get("requested_formats") or [info]
+                session._headers = dict(formats[0].get("http_headers") or info.get("http_headers") or {})
+                for wanted in [info, *formats]:
+                    wanted["http_headers"] = {"Accept": "*/*"}  # an empty one would be filled in again
+                    wanted.pop("cookies", None)
+                    if wanted.get("url"):
+                        wanted["url"] = session._proxy.relay_url(wanted["url"])
+                return super().dl(name, info, subtitle, test)
+
+        return Downloader(
+            {
+                "allow_unplayable_formats": False,
+                "cachedir": False,
+                "cookiefile": None if self.access.cookies is None else io.StringIO(_cookies(self.access.cookies)),
+                "cookiesfrombrowser": _browser(self.access.cookies_from_browser),
+                "download_ranges": self._ranges,
+                "external_downloader_args": {
+                    "ffmpeg_i": ["-nostdin", *media.REMOTE_GUARDS],
+                    "ffmpeg_o": [*_CUT, *_BIT_EXACT, *_KEEP_TIME],
+                },
+                "extractor_retries": 1,
+                "ffmpeg_location": media.ffmpeg_exe(),
+                "fixup": "never",
+                "format_sort": [f"res:{self.access.max_height_px}"],
+                "logger": _Silent(),
+                "merge_output_format": "mkv",
+                "noplaylist": True,
+                "noprogress": True,
+                "outtmpl": {"default": "-"},
+                "overwrites": True,
+                "playlist_items": None,
+                "proxy": self._proxy.url,
+                "quiet": True,
+                "retries": 1,
+                "sleep_interval_requests": self.access.request_pause_s,
+                "socket_timeout": min(SOCKET_TIMEOUT_S, self.access.max_fetch_s),
+                "updatetime": False,
+            }
+        )
+
+    def _ranges(self, info: dict[str, Any], _: Any) -> list[dict[str, float]]:
+        if self._section is None:
+            return [{}]
+        start_s = max(0.0, self._section.start_s - MARGIN_S)
+        return [{"start_time": start_s, "end_time": self._section.start_s + self._section.length_s + MARGIN_S}]
+
+    def _open_for_ffmpeg(self, url: str, headers: dict[str, str]) -> Any:
+        """Open what ffmpeg asks the proxy for, with the session's cookies and the format's headers."""
+        return self._ydl.urlopen(self._yt_dlp.networking.Request(url, headers={**self._headers, **headers}))
+
+    def _judging(self, budget: Budget) -> Any:
+        return _Judge(budget)
+
+
+class _Judge:
+    """Turns whatever goes wrong inside into a verdict on the candidate or on the site."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            raise_if_disk_full(str(error))
+            raise verdict(error, self._budget) from error
+
+
+# --- called by name in the worker process ------------------------------------------------------------------------
+
+_session: Session | None = None
+
+
+def in_session(access: Access, method: str, *words: Any) -> Any:
+    """Call a method of this process's session, which is opened by the first call."""
+    global _session
+    if _session is None or _session.access != access:
+        _session = Session(access)
+    return getattr(_session, method)(*words)
+
+
+# --- small things ------------------------------------------------------------------------------------------------
+
+
+def clean_text(value: object) -> str | None:
+    """Text of a page made harmless: one line, no control characters, no more than 500 characters."""
+    if value is None:
+        return None
+    text = str(value).encode(errors="replace").decode()
+    text = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in text)).strip()
+    return text[:MAX_TEXT] or None
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and 0 < value < float("inf") else None
+
+
+def _video_id(extractor: object, own_id: object) -> str | None:
+    """Identity by extractor and id; none where the extractor gives none that holds beyond one site."""
+    if not extractor or not own_id or str(extractor).lower() == "generic":
+        return None
+    return f"{str(extractor).lower()}:{clean_text(own_id)}"
+
+
+def _over_http(choice: str) -> str:
+    return "+".join(part + _PROTOCOLS for part in choice.split("+"))
+
+
+def _import_yt_dlp(plugins: str | None) -> Any:
+    """Import yt-dlp without foreign code, unless that was asked for."""
+    if plugins is None:
+        os.environ["YTDLP_NO_PLUGINS"] = "1"
+    elif "yt_dlp" in sys.modules and os.environ.get("YTDLP_NO_PLUGINS"):
+        raise RuntimeError("yt-dlp was imported without plugins in this process")
     import yt_dlp
+    import yt_dlp.globals
+    import yt_dlp.networking
 
-    began_s = time.monotonic()
+    yt_dlp.globals.plugin_dirs.value = [plugins] if plugins else []
+    return yt_dlp
 
-    def bound(progress: dict[str, Any]) -> None:
-        if (progress.get("downloaded_bytes") or 0) > MAX_FILE_BYTES:
-            raise RejectedError("too-large", f"more than {MAX_FILE_BYTES} bytes")
-        if time.monotonic() - began_s > MAX_FETCH_S:
-            raise RejectedError("timeout", f"the download took more than {MAX_FETCH_S:g} s")
 
-    options: dict[str, Any] = {
-        "format": f"best[height<={MAX_HEIGHT_PX}]/best/bestvideo+bestaudio",
-        "outtmpl": {"default": str(folder / "media.%(ext)s")},
-        "max_filesize": MAX_FILE_BYTES,
-        "noplaylist": True,
-        "playlist_items": "1",
-        "socket_timeout": SOCKET_TIMEOUT_S,
-        "retries": RETRIES,
-        "progress_hooks": [bound],
-        "cachedir": False,
-        "quiet": True,
-        "noprogress": True,
-        "logger": _Silent(),
-    }
+def _cookies(file: str) -> str:
     try:
-        with yt_dlp.YoutubeDL(options) as downloader:
-            info = downloader.extract_info(link, download=True)
-    except yt_dlp.utils.UnsupportedError as error:
-        raise RejectedError("unsupported-link", "yt-dlp knows no way to read it") from error
-    except (yt_dlp.utils.YoutubeDLError, OSError) as error:
-        raise_if_disk_full(str(error))
-        raise RejectedError("unavailable", _one_line(error)) from error
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix != ".part")
-    if not files:
-        raise RejectedError("too-large", f"nothing downloaded; files beyond {MAX_FILE_BYTES} bytes are not")
-    info = next(iter(info.get("entries") or []), info) if info else {}
-    return Fetched(
-        path=files[0],
-        title=_text(info.get("title")),
-        uploader=_text(info.get("uploader")),
-        licence=_text(info.get("license")),
-    )
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--cookies {file} cannot be read: {getattr(error, 'strerror', None) or 'no text'}") from error
 
 
-def _text(value: object) -> str | None:
-    """What a page says may be anything."""
-    return None if value is None else str(value).encode(errors="replace").decode()
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text.removeprefix("ERROR: ").strip()
+def _browser(words: str | None) -> tuple[str | None, ...] | None:
+    if words is None:
+        return None
+    name, _, profile = words.partition(":")
+    return (name, profile or None, None, None)

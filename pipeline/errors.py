@@ -24,6 +24,34 @@ class RejectedError(Exception):
     """A clip that cannot become a sample: a code of ``schema.CODES`` and a detail. Data, once it leaves ``prepare``."""
 
     def __init__(self, code: str, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
+        super().__init__(code, detail)  # both, so that it can be sent from a worker process
         self.code = code
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
+
+
+class SiteError(Exception):
+    """A site that asks the whole crawl to stop: it is no candidate's fault, and true of the next one as well."""
+
+
+class RateLimitedError(SiteError):
+    """The site asks for fewer requests."""
+
+    def __init__(self, detail: str, retry_after_s: float | None = None) -> None:
+        super().__init__(detail, retry_after_s)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+        """Seconds that the site asks to wait, if it says."""
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class LoginWantedError(SiteError):
+    """The site, or this one page of it, asks for a login."""
+
+
+class UnreachableError(SiteError):
+    """No way there: a name that nobody resolves, a host that does not answer, or this machine's own network."""

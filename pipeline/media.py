@@ -11,14 +11,14 @@ import re
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
 import ffmpeg
 import numpy as np
 
-from pipeline.clips import ClipSpan
+from pipeline.clips import MIN_CLIP_S, ClipSpan
 from pipeline.errors import RejectedError, UserError, raise_if_disk_full
 from pipeline.schema import CLIP_S, FRAME_SIZE_PX, NUM_FRAMES, SAMPLE_RATES_HZ, Modality
 
@@ -39,13 +39,18 @@ MAX_AMPLITUDE = 1000.0  # full scale is 1; float files go beyond, but not so far
 DAMAGE_S = 1.5  # a file that yields so much less than it promises is damaged
 
 _GUARDS = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+_REMOTE_GUARDS = {"protocol_whitelist": "http,tcp,crypto", "format_whitelist": f"{CONTAINERS},hls"}
+REMOTE_GUARDS = tuple(word for name, value in _REMOTE_GUARDS.items() for word in (f"-{name}", value))
+"""Words for an ffmpeg that reads from the crawl's proxy."""
 _AUDIO_RATE_HZ = SAMPLE_RATES_HZ["mel_32k"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What a file says it holds; None where it has no such stream."""
+    """What a file says it holds; None where it has no such stream, or does not say."""
 
+    start_s: float
+    """First time in the file; that of a section is not 0."""
     container_s: float | None
     video_s: float | None
     audio_s: float | None
@@ -103,13 +108,32 @@ def probe(path: Path) -> Probe:
     RejectedError
         ``undecodable`` if no known container opens it, ``too-large`` beyond the limit on pixels.
     """
+    return _probe(f"file:{path}", _GUARDS)
+
+
+def probe_remote(url: str, *, proxy: str) -> float:
+    """Seconds that a remote file or HLS playlist says it lasts, read from its head through the crawl's proxy.
+
+    Raises
+    ------
+    RejectedError
+        ``undecodable`` if no known container opens it, or if it does not say.
+    """
+    found = _probe(url, _REMOTE_GUARDS | {"http_proxy": proxy})
+    if not found.container_s:
+        raise RejectedError("undecodable", "neither page nor media say how long it is")
+    return found.container_s
+
+
+def _probe(name: str, options: dict[str, str]) -> Probe:
     try:
-        with av.open(f"file:{path}", options=_GUARDS, metadata_errors="replace") as container:
+        with av.open(name, options=options, metadata_errors="replace") as container:
             pictures = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
             video = pictures[0] if pictures else None
             audio = container.streams.audio[0] if container.streams.audio else None
             rate = (video.average_rate or video.guessed_rate) if video else None
             found = Probe(
+                start_s=(container.start_time or 0) / av.time_base,
                 container_s=container.duration / av.time_base if container.duration else None,
                 video_s=_stream_s(video),
                 audio_s=_stream_s(audio),
@@ -201,6 +225,41 @@ def _lead_s(path: Path, start_s: float, video_stream: int | None) -> float:
                         return lead_s
                     break
     return start_s
+
+
+def valid_s(clip: Clip, *, promised_s: float, fps: float | None) -> float:
+    """Seconds of a decoded clip for which both sound and picture are there, at most what its source promised.
+
+    Raises
+    ------
+    RejectedError
+        ``undecodable`` if much less was decoded than promised, ``too-short`` if it is less than a clip needs.
+    """
+    got_s = decoded_s(clip)
+    shown_s = 1 / fps if fps else 0.0  # for which the last frame stays on show, beyond what was decoded
+    if got_s < promised_s - DAMAGE_S - shown_s:
+        raise RejectedError("undecodable", f"{got_s:.1f} s could be decoded of {promised_s:.1f} s promised")
+    if got_s < MIN_CLIP_S - TAIL_S / 2:
+        raise RejectedError("too-short", f"{got_s:.1f} s of sound and picture, {MIN_CLIP_S:g} s are needed")
+    return round(min(got_s, promised_s), 3)
+
+
+def within(span: ClipSpan, section: Probe) -> ClipSpan:
+    """Where a span of a whole video lies in a file that holds a section of it, with the times of the whole."""
+    return replace(span, start_s=max(0.0, round(span.start_s - section.start_s, 3)))
+
+
+def verify_section(path: Path, span: ClipSpan, *, duration_s: float, modality: Modality) -> None:
+    """Decode a fetched section for a test; ``duration_s`` is that of the whole video.
+
+    Raises
+    ------
+    RejectedError
+        If it could not become a sample.
+    """
+    found = probe(path)
+    clip = decode_clip(path, within(span, found), found, modality=modality)
+    valid_s(clip, promised_s=min(duration_s - span.start_s, span.length_s), fps=found.fps)
 
 
 def decoded_s(clip: Clip) -> float:

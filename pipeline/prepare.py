@@ -1,15 +1,12 @@
 """One candidate in, one ``Sample`` or ``Rejected`` out: the whole recipe on one screen.
 
-source -> (fetch) -> probe -> span -> decode once -> denoise -> log-mel and phase at three rates -> Sample
+source -> probe -> span -> decode once -> denoise -> log-mel and phase at three rates -> Sample
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import audio, crawl, denoise, media
-from pipeline.clips import MIN_CLIP_S, clip_rng, plan_clip
+from pipeline import audio, denoise, media
+from pipeline.clips import plan_numbered_clip
 from pipeline.errors import DISK_ERRNOS, RejectedError
 from pipeline.schema import (
     CLIP_S,
@@ -66,23 +63,28 @@ def prepare(source: Source, *, recipe: Recipe, seed: int) -> Sample | Rejected:
         "source_id": source.source_id,
         "link": source.link,
         "title": source.title,
-        "uploader": None,
-        "licence": None,
+        "uploader": source.uploader,
+        "upload_date": source.upload_date,
+        "licence": source.licence,
+        "query": source.query,
     }
     try:
         if source.problem is not None:
             raise RejectedError(*source.problem)
-        with _local_file(source, meta) as path:
-            meta |= {"sha256": _sha256(path)}
-            found = media.probe(path)
-            meta |= {"fps": found.fps, "width_px": found.width_px, "height_px": found.height_px}
-            duration_s = found.duration_s(recipe.modality)
-            meta |= {"duration_s": duration_s}
-            media.require_streams(found, recipe.modality)
-            span = plan_clip(duration_s, clip_rng(seed, source.source_id))
-            meta |= {"start_s": span.start_s}
-            clip = media.decode_clip(path, span, found, modality=recipe.modality)
-        meta |= {"valid_s": _valid_s(clip, promised_s=min(duration_s - span.start_s, span.length_s), fps=found.fps)}
+        if source.path is None or not source.path.is_file():
+            raise RejectedError("unavailable", "no such file")
+        meta |= {"sha256": _sha256(source.path)}
+        found = media.probe(source.path)
+        meta |= {"fps": found.fps, "width_px": found.width_px, "height_px": found.height_px}
+        duration_s = source.duration_s or found.duration_s(recipe.modality)
+        meta |= {"duration_s": duration_s}
+        media.require_streams(found, recipe.modality)
+        span = source.span or plan_numbered_clip(duration_s, seed=seed, video_id=source.video_id, number=source.number)
+        meta |= {"start_s": span.start_s}
+        here = media.within(span, found) if source.span else span
+        clip = media.decode_clip(source.path, here, found, modality=recipe.modality)
+        promised_s = min(duration_s - span.start_s, span.length_s)
+        meta |= {"valid_s": media.valid_s(clip, promised_s=promised_s, fps=found.fps)}
         arrays, notes = features(clip, recipe=recipe)
         meta |= notes
         key = sample_key(title=meta["title"], source_id=source.source_id, start_ms=span.start_ms)
@@ -128,30 +130,6 @@ def versions() -> dict[str, str]:
     return {"ffmpeg": media.ffmpeg_version()} | {name: metadata.version(name) for name in LIBRARIES}
 
 
-@contextmanager
-def _local_file(source: Source, meta: dict[str, Any]) -> Iterator[Path]:
-    """Yield the candidate's media file, fetched if it is a link; a fetched file is gone afterwards."""
-    if source.path is not None:
-        if not source.path.is_file():
-            raise RejectedError("unavailable", "no such file")
-        yield source.path
-        return
-    with tempfile.TemporaryDirectory(prefix="fetch-") as folder:
-        fetched = crawl.fetch(source.source_id, Path(folder))
-        meta |= {"title": fetched.title or source.title, "uploader": fetched.uploader, "licence": fetched.licence}
-        yield fetched.path
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _valid_s(clip: media.Clip, *, promised_s: float, fps: float | None) -> float:
-    got_s = media.decoded_s(clip)
-    shown_s = 1 / fps if fps else 0.0  # for which the last frame stays on show, beyond what was decoded
-    if got_s < promised_s - media.DAMAGE_S - shown_s:
-        raise RejectedError("undecodable", f"{got_s:.1f} s could be decoded of {promised_s:.1f} s promised")
-    if got_s < MIN_CLIP_S - media.TAIL_S / 2:
-        raise RejectedError("too-short", f"{got_s:.1f} s of sound and picture, {MIN_CLIP_S:g} s are needed")
-    return round(min(got_s, promised_s), 3)

@@ -87,6 +87,13 @@ Status = Literal["kept", "rejected", "failed"]
 
 CODES: dict[str, str] = {
     "unavailable": "the file or page is not there",
+    "private": "its owner or members alone may see it",
+    "age-gated": "the site wants to know the viewer's age",
+    "geo-blocked": "the site does not show it in this country",
+    "forbidden": "the site refuses it",
+    "live": "it is live, and has no end yet",
+    "licence": "its licence is not the one asked for, or not known",
+    "excluded": "a set that was to be kept apart holds it",
     "unsupported-link": "the link is not http(s), or nothing known can read it",
     "no-label": "a labelled set was asked for, and the candidate has no known label or split",
     "no-audio": "the file has no sound",
@@ -96,12 +103,13 @@ CODES: dict[str, str] = {
     "undecodable": "the file is damaged, or no media file at all",
     "duplicate": "the same clip is in the set already",
     "key-collision": "by chance another clip has the same key; another title or seed tells them apart",
+    "network": "the site could not be reached, or broke off",
     "timeout": "the clip took longer than the limit",
     "internal": "our own error; the traceback stands in detail",
 }
-"""Every reason for which a candidate is not kept. `timeout` and `internal` are failures: worth a retry."""
+"""Every reason for which a candidate is not kept. `network`, `timeout` and `internal` are failures: worth a retry."""
 
-FAILURE_CODES = frozenset({"timeout", "internal"})
+FAILURE_CODES = frozenset({"network", "timeout", "internal"})
 
 
 class SchemaError(ValueError):
@@ -235,7 +243,9 @@ INDEX = pa.schema(
         ("sha256", pa.string()),  # of the media file
         ("title", pa.string()),
         ("uploader", pa.string()),
+        ("upload_date", pa.string()),
         ("licence", pa.string()),
+        ("query", pa.string()),  # the search, list or link that gave it
         ("fps", pa.float64()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),

@@ -1,6 +1,6 @@
-"""Where candidates come from: a folder, a labelled folder, MVED's layout, a list of links.
+"""Candidates from a folder: unlabelled, labelled by a table, or in MVED's layout. ``queries.py`` reads what is crawled.
 
-Every source gives the same thing, a list of ``Source`` in a fixed order; nothing is opened or fetched here.
+Every source gives the same thing, a list of ``Source`` in a fixed order; no media are opened here.
 """
 
 from __future__ import annotations
@@ -8,22 +8,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from pipeline.clips import ClipSpan, clip_id
 from pipeline.errors import UserError
 from pipeline.media import MEDIA_SUFFIXES
 from pipeline.schema import EMOTIONS, Split
 
 Row = dict[str, str | None]
-
-LIST_SUFFIXES = frozenset({".txt", ".csv", ".parquet"})
 
 _SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -44,9 +42,11 @@ class Source:
     """One candidate: something that may become a clip."""
 
     source_id: str
-    """Its identity in the set: a path relative to the folder, or a link."""
+    """Its identity in the set."""
+    link: str
+    """Where it comes from: a path relative to the folder, or a link."""
     path: Path | None = None
-    """The local file; none for a link."""
+    """The local file; none for what is not fetched yet."""
     title: str
     label: str | None = None
     split: Split | None = None
@@ -55,11 +55,24 @@ class Source:
     """What it shares with its siblings: sources with a group in common never straddle splits."""
     problem: tuple[str, str] | None = None
     """Code and detail where it is known already that it cannot be used."""
+    video_id: str
+    """Identity of the whole video, which its clips share; their spans are drawn from it."""
+    number: int = 0
+    """Of the clip in its video."""
+    span: ClipSpan | None = None
+    """Where the clip lies in its video, if ``path`` holds a section of it with the whole's timestamps."""
+    duration_s: float | None = None
+    """Of the whole video, where ``path`` is a section."""
+    uploader: str | None = None
+    upload_date: str | None = None
+    licence: str | None = None
+    query: str | None = None
+    """What listed it: a search, a list, or its own link."""
 
-    @property
-    def link(self) -> str:
-        """The link, or the relative path of a local file."""
-        return self.source_id
+
+def clips_of(source: Source, count: int) -> list[Source]:
+    """Candidates for so many clips of one video."""
+    return [replace(source, source_id=clip_id(source.video_id, number), number=number) for number in range(count)]
 
 
 def source_group(relative: PurePosixPath | str) -> str:
@@ -77,46 +90,40 @@ def source_group(relative: PurePosixPath | str) -> str:
     return str(path)
 
 
-def list_sources(source: str, *, labels: str | None = None) -> list[Source]:
-    """List the candidates of a ``--source``, in the order in which they count.
+def list_sources(folder: str, *, labels: str | None = None, clips_per_video: int = 1) -> list[Source]:
+    """List the candidates of a folder, in the order in which they count.
 
     Parameters
     ----------
-    source
-        A folder, or a list of links: ``.txt`` with one a line, ``.csv`` or ``.parquet`` with a column ``link``.
-        A link that is listed twice is one candidate.
+    folder
+        Its media files are known by their suffixes.
     labels
         None for an unlabelled set; ``mved`` to take split and class from ``<split>/<class>/.../<file>``; else a table
-        with columns ``file`` (relative to the folder) or ``link``, ``label``, and perhaps ``split`` and ``group``.
+        with columns ``file`` (relative to the folder), ``label``, and perhaps ``split`` and ``group``.
+    clips_per_video
+        Candidates for each file.
 
     Raises
     ------
     UserError
         If there is nothing of that kind to read.
     """
-    path = Path(source)
-    if path.is_dir():
-        if labels is None:
-            return [_local(path, name) for name in _media_under(path)]
-        if labels == "mved":
-            return [_mved(path, name) for name in _media_under(path)]
-        return [_labelled_file(path, row, labels) for row in _label_rows(Path(labels), "file")]
-    if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
-        if labels == "mved":
-            raise UserError("--labels mved goes with a folder of MVED's layout; give a list a table of labels")
-        rows = {row["link"]: row for row in _label_rows(Path(labels), "link")} if labels else None
-        return [_link(link, rows) for link in _links_in(path)]
-    if path.exists():
-        known = " ".join(sorted(LIST_SUFFIXES))
-        raise UserError(f"--source {source} is neither a folder nor a list of links ({known})")
-    raise UserError(f"--source {source}: no such folder or list of links")
+    root = Path(folder)
+    if labels is None:
+        videos = [_local(root, name) for name in _media_under(root)]
+    elif labels == "mved":
+        videos = [_mved(root, name) for name in _media_under(root)]
+    else:
+        videos = [_labelled_file(root, row, labels) for row in label_rows(Path(labels), "file")]
+    return [clip for video in videos for clip in clips_of(video, clips_per_video)]
 
 
 def _local(root: Path, name: str, **known: Any) -> Source:
     path = root / name
     name = name.encode(errors="backslashreplace").decode()  # a file name need not be text
     groups = tuple(group for group in (known.pop("group", None), source_group(name)) if group)
-    return Source(source_id=name, path=path, title=PurePosixPath(name).stem, groups=groups, **known)
+    title = PurePosixPath(name).stem
+    return Source(source_id=name, link=name, path=path, title=title, groups=groups, video_id=name, **known)
 
 
 def _media_under(root: Path) -> list[str]:
@@ -137,8 +144,15 @@ def _mved(root: Path, name: str) -> Source:
     return _local(root, name, split=split, label=label)
 
 
-def _label_rows(table: Path, identity: str) -> list[Row]:
-    rows = _read_table(table, needed=(identity, "label"))
+def label_rows(table: Path, identity: str) -> list[Row]:
+    """Rows of a table of labels by its column of identity, ``file`` or ``link``; splits by their own names.
+
+    Raises
+    ------
+    UserError
+        If a column is missing, a row is named twice, or a split is unknown.
+    """
+    rows = read_table(table, needed=(identity, "label"))
     if not rows:
         raise UserError(f"--labels {table} has no row")
     if identity == "file":
@@ -165,40 +179,14 @@ def _labelled_file(root: Path, row: Row, table: str) -> Source:
     return _local(root, name, label=row["label"], split=row["split"], group=row.get("group"), problem=problem)
 
 
-def _links_in(table: Path) -> list[str]:
-    if table.suffix.lower() == ".txt":
-        lines = (line.strip() for line in _text(table).splitlines())
-        links = [line for line in lines if line and not line.startswith("#")]
-    else:
-        links = [row["link"] or "" for row in _read_table(table, needed=("link",))]
-    if not links:
-        raise UserError(f"--source {table} lists no link")
-    return list(dict.fromkeys(links))
+def read_table(table: Path, *, needed: Sequence[str]) -> list[Row]:
+    """Rows of a CSV or parquet file as text, empty cells as None.
 
-
-def _link(link: str, labels: dict[str | None, Row] | None) -> Source:
-    try:
-        parts = urlsplit(link)
-    except ValueError:
-        parts = urlsplit("")
-    row = (labels or {}).get(link, {})
-    problem = None
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        problem = ("unsupported-link", "only http and https links are fetched")
-    elif labels is not None and not row.get("label"):
-        problem = ("no-label", "the table of labels does not name it")
-    return Source(
-        source_id=link,
-        title=PurePosixPath(parts.path).stem or parts.netloc or link,
-        label=row.get("label"),
-        split=row.get("split"),  # type: ignore[arg-type]  # _label_rows let known splits pass alone
-        groups=tuple(group for group in (row.get("group"), link) if group),
-        problem=problem,
-    )
-
-
-def _read_table(table: Path, *, needed: Sequence[str]) -> list[Row]:
-    """Rows of a CSV or parquet file as text, empty cells as None."""
+    Raises
+    ------
+    UserError
+        If it cannot be read, or lacks a column or cell that is needed.
+    """
     try:
         if table.suffix.lower() == ".parquet":
             read = pyarrow.parquet.read_table(table)
@@ -218,10 +206,3 @@ def _read_table(table: Path, *, needed: Sequence[str]) -> list[Row]:
         if not row[needed[0]]:
             raise UserError(f"{table}: row {number} has no {needed[0]}")
     return rows
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no UTF-8 text: {error}") from error

@@ -32,13 +32,22 @@ def publish_text(target: Path, text: str) -> None:
 
 
 @contextmanager
-def single_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+def single_writer(folder: Path, *, doing: str, flag: str) -> Iterator[None]:
+    """Hold the folder's lock; the lock goes with the process, however it ends.
+
+    Raises
+    ------
+    UserError
+        If another process holds it, or the folder cannot be made; ``flag`` is what names another folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}; mend that, or choose another {flag}") from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            what = f"another process is building {folder.parent}"
-            raise UserError(f"{what}; wait for it, or choose another --out") from error
+            raise UserError(f"another process is {doing}; wait for it, or choose another {flag}") from error
         yield

@@ -28,6 +28,10 @@ class WorkerDiedError(Exception):
     """A worker process ended without an answer: killed, out of memory, or crashed in native code."""
 
 
+class WorkerTimeoutError(WorkerDiedError):
+    """A worker gave no answer in time, and was killed."""
+
+
 class WorkerPool:
     """Run functions in worker processes; safe to share between threads.
 
@@ -51,17 +55,24 @@ class WorkerPool:
             self._closed = True
         self._executor.shutdown(wait=kind is None, kill_workers=kind is not None)
 
-    def run(self, function: Callable[..., Result], *args: Any) -> Result:
+    def run(self, function: Callable[..., Result], *args: Any, timeout_s: float | None = None) -> Result:
         """Call a function in some worker and wait for it.
 
         Raises
         ------
         WorkerDiedError
             If a worker died meanwhile, this one or another.
+        WorkerTimeoutError
+            If it took longer than ``timeout_s``; all workers of the pool are killed then.
         """
         executor = self._executor
         try:
-            return _result(executor, function, *args)
+            return _result(executor, function, *args, timeout_s=timeout_s)
+        except WorkerTimeoutError:
+            executor.shutdown(wait=False, kill_workers=True)
+            with self._lock:
+                self._executor = self._fresh(self._num_workers)
+            raise
         except WorkerDiedError:
             with self._lock:
                 if self._closed:
@@ -115,9 +126,13 @@ def _begin_worker(parent_pid: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _result(executor: ProcessPoolExecutor, function: Callable[..., Result], *args: Any) -> Result:
+def _result(
+    executor: ProcessPoolExecutor, function: Callable[..., Result], *args: Any, timeout_s: float | None = None
+) -> Result:
     try:
-        return executor.submit(function, *args).result()  # type: ignore[no-any-return]
+        return executor.submit(function, *args).result(timeout_s)  # type: ignore[no-any-return]
+    except TimeoutError as error:
+        raise WorkerTimeoutError(f"no answer in {timeout_s:g} s") from error
     except TerminatedWorkerError as error:
         codes = re.search(r"exit codes of the workers are \{(.*)\}", str(error))
         raise WorkerDiedError(f"the worker process died: {codes[1] if codes else error}") from error

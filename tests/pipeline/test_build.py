@@ -332,8 +332,8 @@ def test_a_file_being_written_has_no_final_name_until_it_is_whole(tmp_path):
 
 
 def test_a_folder_has_one_writer(tmp_path):
-    with single_writer(tmp_path / ".build"), pytest.raises(UserError, match="another process is building"):
-        with single_writer(tmp_path / ".build"):
+    with single_writer(tmp_path / ".build", doing="building a set", flag="--out"), pytest.raises(UserError, match="another process is building"):
+        with single_writer(tmp_path / ".build", doing="building a set", flag="--out"):
             pass
-    with single_writer(tmp_path / ".build"):
+    with single_writer(tmp_path / ".build", doing="building a set", flag="--out"):
         pass

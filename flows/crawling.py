@@ -1,0 +1,151 @@
+"""The crawl's share of the flow: list, queue, fetch and prepare; or say what that would take."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from flows.progress import Progress
+from flows.request import Request
+from flows.tasks import finish, finish_earlier, nothing_to_do, prepared
+from pipeline.build import MAX_BATCH, Build
+from pipeline.errors import UserError
+from pipeline.fetch import Crawl, free_bytes, host_of
+from pipeline.manners import CrawlStoppedError
+from pipeline.schema import FAILURE_CODES, Manifest
+from pipeline.sources import Source
+from pipeline.store import Store, open_store
+
+Log = Callable[[str], None]
+
+FETCH_S = 4.5  # for page and section of one clip, until the store has figures of its own
+CLIP_BYTES = 2_500_000  # of 32 s at 360p, likewise
+SAMPLE_BYTES = 5_000_000  # in a shard; as much again in parts until it is packed
+
+
+def from_crawl(request: Request, *, log: Log) -> Manifest:
+    """List, queue, fetch and prepare, plan, pack and publish.
+
+    Raises
+    ------
+    CrawlStoppedError
+        If a site asked to stop; what was fetched until then is prepared first.
+    UserError
+        If nothing is found, the request contradicts an earlier one, or a retry leaves others queued.
+    """
+    with open_store(Path(request.store)) as store:
+        crawl = Crawl(store, request.crawl())
+        build = list_candidates(request, crawl, log=log)
+        build.begin()
+        crawl.queue(build.sources)
+        finish_earlier(build, log=log)
+        if (manifest := build.up_to_date(request.again)) is None:
+            fetch_and_prepare(request, crawl, build, log=log)
+            build.make_plan()
+            manifest = finish(build)
+        else:
+            log(nothing_to_do(build))
+        crawl.settle(build.known_rows())
+        return manifest
+
+
+def list_candidates(request: Request, crawl: Crawl, *, log: Log) -> Build:
+    """Ask the sites what there is, as far as the store does not know."""
+    videos = crawl.list_videos(request.queries(), progress=lambda query: log(f"listed {query}"))
+    build = request.build(request.candidates(videos))
+    if not build.sources:
+        raise UserError("--source: the searches and lists gave no video")
+    return build
+
+
+def fetch_and_prepare(request: Request, crawl: Crawl, build: Build, *, log: Log) -> None:
+    """Fetch what is pending, and prepare it meanwhile."""
+    pending = build.pending(request.again)
+    to_fetch = {source.source_id for source in crawl.to_fetch(pending, again=request.again)}
+    done = len(build.sources) - len(pending)
+    log(f"{len(build.sources)} candidates, {done} done already, {len(to_fetch)} to fetch")
+    if request.keep_clips == "no":
+        crawl.drop_files(build.known_rows())  # of a run that was killed before it could
+    stopped: list[CrawlStoppedError] = []
+    with Progress(len(to_fetch), log, doing="fetch", ends=("fetched", "rejected", "failed")) as progress:
+
+        def batches() -> Iterator[list[Source]]:
+            batch = []
+            try:
+                for source in crawl.fetch(pending, again=request.again):
+                    if source.source_id in to_fetch:
+                        progress.add([_end_of(source)])
+                    batch.append(source)
+                    if len(batch) == MAX_BATCH:
+                        yield batch
+                        batch = []
+            except CrawlStoppedError as error:
+                stopped.append(error)
+            if batch:
+                yield batch
+
+        for rows in prepared(build, batches(), num_workers=request.num_workers):
+            crawl.settle(rows)
+            if request.keep_clips == "no":
+                crawl.drop_files(rows)
+    if stopped:
+        raise stopped[0]
+    if request.again and (num := build.num_untouched()):
+        raise UserError(
+            f"--retry: {len(pending)} were tried again; {num} others are still queued, run it without --retry"
+        )
+
+
+def _end_of(source: Source) -> str:
+    if source.problem is None:
+        return "fetched"
+    return "failed" if source.problem[0] in FAILURE_CODES else "rejected"
+
+
+def show_without_fetching(request: Request, *, show: Log) -> None:
+    """Say what would be fetched, how long that would take at the configured rate, and what room it needs.
+
+    Raises
+    ------
+    UserError, CrawlStoppedError
+        As ``from_crawl`` does.
+    """
+    if not request.is_crawl:
+        build = request.build(request.folder())
+        show(f"{len(build.pending(request.again))} of {len(build.sources)} files would be prepared; nothing is fetched")
+        return
+    with open_store(Path(request.store)) as store:
+        crawl = Crawl(store, request.crawl())
+        build = list_candidates(request, crawl, log=show)
+        crawl.queue(build.sources)
+        pending = build.pending(request.again)
+        to_fetch = crawl.to_fetch(pending, again=request.again)
+        for source in to_fetch:
+            show(f"{source.link}\t{source.title}")
+        show(
+            f"{len(build.sources)} candidates, {len(build.sources) - len(pending)} done already, {len(to_fetch)} to fetch"
+        )
+        for line in estimate(to_fetch, store, sleep_s=request.sleep_s, fetchers=request.fetchers):
+            show(line)
+        free = min(free_bytes(Path(folder)) for folder in (request.store, request.out))
+        show(f"free on disk: {free / 1e9:.1f} GB")
+
+
+def estimate(to_fetch: Sequence[Source], store: Store, *, sleep_s: tuple[float, float], fetchers: int) -> list[str]:
+    """Lines that say how long a crawl would take and what room it needs, and from what figures."""
+    known_s, known_bytes = store.seconds_a_fetch(), store.bytes_a_clip()
+    fetch_s, clip_bytes = known_s or FETCH_S, known_bytes or CLIP_BYTES
+    each_s = sum(sleep_s) / 2 + fetch_s
+    per_site = Counter(host_of(source.link) for source in to_fetch)
+    # A site is asked one thing at a time, and so many sites at once.
+    total_s = max(max(per_site.values(), default=0), len(to_fetch) / fetchers) * each_s
+    origin = "median of this store" if known_s else "assumed: the store has no fetch yet"
+    room = len(to_fetch) * (clip_bytes + SAMPLE_BYTES)
+    return [
+        f"about {datetime.timedelta(seconds=round(total_s))} at {each_s:.1f} s a clip: {sum(sleep_s) / 2:g} s of pause "
+        f"and {fetch_s:.1f} s for page and section ({origin}); {len(per_site)} sites, at most {fetchers} at a time",
+        f"about {room / 1e9:.2f} GB if all are kept: {clip_bytes / 1e6:.1f} MB a clip and "
+        f"{SAMPLE_BYTES / 1e6:.0f} MB a sample",
+    ]

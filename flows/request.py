@@ -1,0 +1,230 @@
+"""What the flow's parameters ask for, checked as far as reading alone can, before anything is started or fetched."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http.cookiejar import LoadError, MozillaCookieJar
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pipeline.build import Build
+from pipeline.crawl import Access
+from pipeline.errors import UserError
+from pipeline.exclude import Excluded
+from pipeline.fetch import CrawlSettings, License
+from pipeline.plan import SplitRule
+from pipeline.prepare import Recipe
+from pipeline.queries import Query, candidates_of, is_crawl, labels_by_link, read_queries
+from pipeline.schema import CODES, Modality
+from pipeline.sources import Source, list_sources
+from pipeline.store import Video
+
+YesNo = Literal["yes", "no"]
+
+PROXY_VARIABLE = "CRAWL_PROXY"
+BROWSERS = ("brave", "chrome", "chromium", "edge", "firefox", "opera", "safari", "vivaldi", "whale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The flow's parameters; ``flows/build_shards.py`` says what each one is."""
+
+    source: list[str] | str
+    out: str
+    labels: str | None
+    split: SplitRule | None
+    modality: Modality
+    limit: int | None
+    seed: int
+    samples_per_shard: int
+    workers: int | None
+    denoise: bool
+    per_search: int
+    search_prefix: str
+    clips_per_video: int
+    store: str
+    keep_clips: YesNo
+    retry: str | None
+    dry_run: bool
+    sleep_s: tuple[float, float]
+    fetchers: int
+    license: License
+    exclude: list[str]
+    cookies: str | None
+    cookies_from_browser: str | None
+    proxy: str | None
+    plugins: str | None
+    allow_private: bool
+    max_height: int
+    max_fetch_s: float
+    max_clip_mb: int
+
+    def __post_init__(self) -> None:
+        """Check the parameters one by one.
+
+        Raises
+        ------
+        UserError
+            A line that names the parameter and the mend.
+        """
+        counts = {
+            "--limit": self.limit,
+            "--samples-per-shard": self.samples_per_shard,
+            "--workers": self.workers,
+            "--per-search": self.per_search,
+            "--clips-per-video": self.clips_per_video,
+            "--fetchers": self.fetchers,
+            "--max-height": self.max_height,
+            "--max-clip-mb": self.max_clip_mb,
+        }
+        for flag, number in counts.items():
+            if number is not None and number < 1:
+                raise UserError(f"{flag} {number}: give a whole number from 1 up")
+        if not self.words:
+            raise UserError("--source is missing: a folder, search:KEY, a link, or a file of searches and links")
+        shortest_s, longest_s = self.sleep_s
+        if not 0 <= shortest_s <= longest_s:
+            raise UserError(
+                f"--sleep-s {shortest_s:g} {longest_s:g}: give the shortest pause, then the longest, from 0 up"
+            )
+        if not self.max_fetch_s > 0:
+            raise UserError(f"--max-fetch-s {self.max_fetch_s:g}: give seconds above 0")
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", self.search_prefix):
+            raise UserError(f"--search-prefix {self.search_prefix}: give an extractor's search key, such as ytsearch")
+        if unknown := sorted(self.again - CODES.keys()):
+            raise UserError(f"--retry {', '.join(unknown)}: no such code; known are {', '.join(CODES)}")
+        self._check_access()
+
+    def _check_access(self) -> None:
+        if self.cookies is not None:
+            try:
+                MozillaCookieJar(self.cookies).load(ignore_discard=True, ignore_expires=True)
+            except LoadError as error:
+                raise UserError(f"--cookies {self.cookies} is no cookies file in Netscape's format") from error
+            except (OSError, UnicodeDecodeError) as error:
+                reason = getattr(error, "strerror", None) or "it is no text"
+                raise UserError(f"--cookies {self.cookies} cannot be read: {reason}") from error
+        if self.cookies_from_browser and self.cookies_from_browser.split(":")[0] not in BROWSERS:
+            raise UserError(f"--cookies-from-browser {self.cookies_from_browser}: known are {', '.join(BROWSERS)}")
+        if self.proxy is not None and "@" in self.proxy:
+            raise UserError(f"--proxy with a password would be written down: put it into the variable {PROXY_VARIABLE}")
+        for name, proxy in (("--proxy", self.proxy), (PROXY_VARIABLE, os.environ.get(PROXY_VARIABLE))):
+            if proxy and (urlsplit(proxy).scheme != "http" or not urlsplit(proxy).hostname):
+                raise UserError(f"{name}: only proxies of the form http://host:port are used")
+        if self.plugins not in (None, "default") and not Path(self.plugins or "").is_dir():
+            raise UserError(f"--plugins {self.plugins}: no such folder; `default` loads the yt-dlp plugins installed")
+
+    @property
+    def words(self) -> list[str]:
+        """What is to be read or crawled."""
+        return [self.source] if isinstance(self.source, str) else list(self.source)
+
+    @property
+    def again(self) -> frozenset[str]:
+        """Codes to retry."""
+        return frozenset(code.strip() for code in (self.retry or "").split(",") if code.strip())
+
+    @property
+    def is_crawl(self) -> bool:
+        """Whether something is to be fetched; a folder is only read."""
+        return is_crawl(self.words)
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that prepare clips."""
+        return self.workers or os.cpu_count() or 1
+
+    def queries(self) -> list[Query]:
+        """What is to be looked up.
+
+        Raises
+        ------
+        UserError
+            If a word of ``--source`` cannot be read.
+        """
+        return read_queries(self.words, search_prefix=self.search_prefix, per_search=self.per_search)
+
+    def candidates(self, videos: Sequence[Video]) -> list[Source]:
+        """Candidates of the videos that the queries listed."""
+        return candidates_of(videos, labels_by_link(self.labels), clips_per_video=self.clips_per_video)
+
+    def folder(self) -> list[Source]:
+        """Candidates of a folder.
+
+        Raises
+        ------
+        UserError
+            If there is nothing to read.
+        """
+        return list_sources(self.words[0], labels=self.labels, clips_per_video=self.clips_per_video)
+
+    def build(self, sources: Sequence[Source]) -> Build:
+        """The build of these candidates, checked against what stands in ``--out``.
+
+        Raises
+        ------
+        UserError
+            If the request contradicts itself, or an earlier one.
+        """
+        build = Build.request(
+            out=Path(self.out),
+            sources=sources,
+            recipe=Recipe(modality=self.modality, denoise=self.denoise),
+            seed=self.seed,
+            labelled=self.labels,
+            split_rule=self.split,
+            samples_per_shard=self.samples_per_shard,
+            limit=self.limit,
+            origin=None if self.is_crawl else str(Path(self.words[0]).resolve()),
+            excluded=self.excluded(),
+        )
+        build.check_against_earlier()
+        return build
+
+    def excluded(self) -> Excluded:
+        """What the sets named by ``--exclude`` hold.
+
+        Raises
+        ------
+        UserError
+            If one is no data set.
+        """
+        return Excluded.of([Path(folder) for folder in self.exclude])
+
+    def check_crawl(self) -> None:
+        """Read what can be read of a crawl before it starts.
+
+        Raises
+        ------
+        UserError
+            If a list, table or excluded set cannot be used.
+        """
+        self.queries()
+        labels_by_link(self.labels)
+        self.excluded()
+
+    def crawl(self) -> CrawlSettings:
+        """How the crawl goes out, and how gently."""
+        return CrawlSettings(
+            access=Access(
+                cookies=self.cookies,
+                cookies_from_browser=self.cookies_from_browser,
+                proxy=os.environ.get(PROXY_VARIABLE) or self.proxy,
+                allow_private=self.allow_private,
+                plugins=self.plugins,
+                max_height_px=self.max_height,
+                max_fetch_s=self.max_fetch_s,
+                max_clip_bytes=self.max_clip_mb * 1_000_000,
+                request_pause_s=min(1.0, self.sleep_s[0]),
+            ),
+            seed=self.seed,
+            modality=self.modality,
+            license=self.license,
+            sleep_s=self.sleep_s,
+            fetchers=self.fetchers,
+            excluded=self.excluded().by_identity,
+        )

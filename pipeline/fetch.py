@@ -1,0 +1,353 @@
+"""The crawl of one request: list, queue, fetch. Every candidate has a state in the store, whatever ends the crawl.
+
+videos = crawl.list_videos(queries)     asked of the sites once; the store knows the answers afterwards
+crawl.queue(sources)                    a state for every candidate, before any media is fetched
+for source in crawl.fetch(pending)      with its file, or with the reason why there is none
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from queue import Empty, Queue, SimpleQueue
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pipeline import media
+from pipeline.clips import plan_numbered_clip
+from pipeline.crawl import MAX_LISTING_S, Access, in_session
+from pipeline.errors import RejectedError, SiteError, UnreachableError
+from pipeline.manners import CrawlStoppedError, Host, HungUpError
+from pipeline.queries import Query, is_http, with_page
+from pipeline.schema import FAILURE_CODES, Modality
+from pipeline.sources import Source
+from pipeline.store import ClipKey, Store, StoredClip, Video
+from pipeline.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError
+
+License = Literal["any", "creative-commons"]
+
+OF_THE_REQUEST = frozenset({"licence", "excluded", "no-label"})
+"""Codes that another request may not give: they are found anew, and never read back from the store."""
+LINKS_AT_ONCE = 500  # identified in one call of a worker
+GRACE_S = 30.0  # for a worker to notice by itself that its time is up
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrawlSettings:
+    """What is wanted of a crawl, and how gently."""
+
+    access: Access
+    seed: int
+    modality: Modality
+    license: License = "any"
+    sleep_s: tuple[float, float] = (5.0, 10.0)
+    """Shortest and longest pause between two candidates of one site."""
+    fetchers: int = 4
+    """Sites visited at the same time; each has one request under way at most."""
+    excluded: Callable[[Source], str | None] = field(default=lambda _: None)
+    """Says of a candidate which set must not share it, by its identity."""
+
+
+class Crawl:
+    """The crawl of one request, over a store."""
+
+    def __init__(self, store: Store, settings: CrawlSettings) -> None:
+        self._store = store
+        self._settings = settings
+        self._hang_up = threading.Event()
+        self._hosts: dict[str, Host] = {}
+        self._keys: dict[str, ClipKey] = {}
+
+    # --- list ----------------------------------------------------------------------------------------------------
+
+    def list_videos(self, queries: Sequence[Query], *, progress: Callable[[str], None] = lambda _: None) -> list[Video]:
+        """List the videos of all queries in order, each once; what the store knows is not asked again.
+
+        Raises
+        ------
+        CrawlStoppedError
+            If a site asks to stop; what was listed until then is kept.
+        """
+        wanted = [query for query in queries if not self._store.is_listed(query.request)]
+        if wanted:
+            with WorkerPool(1) as pool:
+                self._list_links(pool, [query.request for query in wanted if not query.is_search])
+                for query in wanted:
+                    if not self._store.is_listed(query.request):
+                        self._list_entries(pool, query.request)
+                        progress(query.request)
+        return self._store.videos(query.request for query in queries)
+
+    def _list_links(self, pool: WorkerPool, links: Sequence[str]) -> None:
+        """List the links that name one video, which their words tell; and those that nobody can fetch."""
+        single = {link: [Video(video_id=link, link=link)] for link in links if not is_http(link)}
+        usable = [link for link in links if is_http(link)]
+        for begin in range(0, len(usable), LINKS_AT_ONCE):
+            some = usable[begin : begin + LINKS_AT_ONCE]
+            told = pool.run(in_session, self._settings.access, "identify", some)
+            for link, (video_id, may_be_list) in zip(some, told, strict=True):
+                if not may_be_list:
+                    single[link] = [Video(video_id=video_id, link=link)]
+        self._store.add_listings(single)
+
+    def _list_entries(self, pool: WorkerPool, request: str) -> None:
+        host = self._host(request)
+        try:
+            limit_s = MAX_LISTING_S + GRACE_S
+            videos = host.ask(
+                lambda: pool.run(in_session, self._settings.access, "entries", request, timeout_s=limit_s)
+            )
+        except RejectedError as error:
+            # A list that cannot be read is a candidate that cannot be fetched: it is told, and counted.
+            videos = [Video(video_id=request, link=request)]
+            if not is_http(request):
+                raise CrawlStoppedError(f"{request} could not be searched ({error.detail})") from error
+        except (SiteError, WorkerDiedError) as error:
+            raise CrawlStoppedError(f"{request} could not be listed ({error}); run the same command later") from error
+        self._store.add_listings({request: videos})
+
+    def _host(self, link: str) -> Host:
+        name = host_of(link)
+        if name not in self._hosts:
+            self._hosts[name] = Host(name, sleep_s=self._settings.sleep_s, hang_up=self._hang_up)
+        return self._hosts[name]
+
+    # --- queue ---------------------------------------------------------------------------------------------------
+
+    def queue(self, sources: Iterable[Source]) -> None:
+        """Give every candidate a state."""
+        settings = self._settings
+        self._keys = {
+            source.source_id: ClipKey(
+                video_id=source.video_id, number=source.number, seed=settings.seed, modality=settings.modality
+            )
+            for source in sources
+        }
+        self._store.enqueue(self._keys.values())
+
+    def settle(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Record what a data set made of the candidates: index rows, of which others than these are left out."""
+        self._store.settle(
+            (self._keys[row["source_id"]], row["status"], row["code"], row["detail"])
+            for row in rows
+            if row["source_id"] in self._keys
+        )
+
+    def drop_files(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Remove the fetched clips that these index rows were made of."""
+        for row in rows:
+            if row["source_id"] in self._keys and row["sha256"]:
+                self._store.drop_file(row["sha256"])
+
+    # --- fetch ---------------------------------------------------------------------------------------------------
+
+    def to_fetch(self, sources: Iterable[Source], *, again: Collection[str] = ()) -> list[Source]:
+        """Candidates for which a site must be asked; for the others the store holds a file or a verdict."""
+        clips = self._store.clips()
+        return [source for source in sources if self._known(source, clips[self._keys[source.source_id]], again) is None]
+
+    def fetch(self, sources: Sequence[Source], *, again: Collection[str] = ()) -> Iterator[Source]:
+        """Bring the candidates' clips into the store, as they come.
+
+        Parameters
+        ----------
+        sources
+            Queued candidates.
+        again
+            Codes for which a stored verdict does not count: the site is asked again.
+
+        Yields
+        ------
+        Source
+            With the file of its section and its span, or with its problem.
+
+        Raises
+        ------
+        CrawlStoppedError
+            At the end, if a site asked to stop. Candidates that were not yielded stay queued.
+        OSError
+            If the disk is full.
+        """
+        clips = self._store.clips()
+        unknown = []
+        for source in sources:
+            known = self._known(source, clips[self._keys[source.source_id]], again)
+            if known is None:
+                unknown.append(source)
+            else:
+                self._note(known)
+                yield known
+        if unknown:
+            # What failed before goes last: a run that is stopped again should have met new candidates first.
+            unknown.sort(key=lambda source: clips[self._keys[source.source_id]].state == "failed")
+            yield from self._fetch_from_sites(unknown)
+
+    def _fetch_from_sites(self, sources: Sequence[Source]) -> Iterator[Source]:
+        by_host: dict[str, list[Source]] = {}
+        for source in sources:
+            by_host.setdefault(host_of(source.link), []).append(source)
+        waiting = SimpleQueue[str]()
+        for name in by_host:
+            self._host(by_host[name][0].link)
+            waiting.put(name)
+        arrived = Queue[Source | Exception | None]()
+        threads = [
+            threading.Thread(target=self._visit_hosts, args=(waiting, by_host, arrived), daemon=True)
+            for _ in range(min(self._settings.fetchers, len(by_host)))
+        ]
+        for thread in threads:
+            thread.start()
+        trouble: list[Exception] = []
+        try:
+            under_way = len(threads)
+            while under_way:
+                event = arrived.get()
+                if event is None:
+                    under_way -= 1
+                elif isinstance(event, Source):
+                    yield event
+                else:
+                    self._hang_up.set()
+                    trouble.append(event)
+        finally:
+            self._hang_up.set()
+            for thread in threads:
+                thread.join()
+        if trouble:
+            raise trouble[0]
+
+    def _visit_hosts(
+        self,
+        waiting: SimpleQueue[str],
+        by_host: Mapping[str, list[Source]],
+        arrived: Queue[Source | Exception | None],
+    ) -> None:
+        """One lane: a worker process with a session of its own, which visits host after host."""
+        try:
+            with ExitStack() as stack:
+                pool = stack.enter_context(WorkerPool(1))
+                while not self._hang_up.is_set():
+                    try:
+                        name = waiting.get_nowait()
+                    except Empty:
+                        break
+                    visit = self._hosts[name].visit(
+                        by_host[name],
+                        lambda source: self._bring(pool, source),
+                        self._give_up,
+                        others_answered=lambda: any(host.has_answered for host in self._hosts.values()),
+                    )
+                    for source in visit:
+                        arrived.put(source)
+        except HungUpError:
+            pass
+        except Exception as error:
+            arrived.put(error)
+        finally:
+            arrived.put(None)
+
+    def _bring(self, pool: WorkerPool, source: Source) -> Source:
+        """Read the page, settle the span, fetch and verify the section; the store knows each step when it is done."""
+        try:
+            return self._fetch_clip(pool, source)
+        except RejectedError as error:
+            return self._note(replace(source, problem=(error.code, error.detail)))
+        except WorkerTimeoutError as error:
+            return self._note(replace(source, problem=("timeout", str(error))))
+        except WorkerDiedError as error:
+            return self._note(replace(source, problem=("internal", str(error))))
+
+    def _fetch_clip(self, pool: WorkerPool, source: Source) -> Source:
+        began_s = time.monotonic()
+        access, modality, key = self._settings.access, self._settings.modality, self._keys[source.source_id]
+
+        def call(method: str, *words: Any) -> Any:
+            limit_s = 3 * access.max_fetch_s + GRACE_S  # page, head of the media, and the media have a limit each
+            return pool.run(in_session, access, method, *words, timeout_s=limit_s)
+
+        video = self._store.video(source.video_id)
+        if not video.resolved:
+            page = call("resolve", source.link, modality)
+            video = replace(page, video_id=video.video_id, request=video.request, title=page.title or video.title)
+            self._store.set_resolved(video)
+        source = with_page(source, video)
+        if (problem := self._unwanted(source)) is not None:
+            return self._note(replace(source, problem=problem))
+        assert video.duration_s is not None  # a page without one is rejected
+        span = self._store.clip(key).span
+        if span is None:
+            span = plan_numbered_clip(
+                video.duration_s, seed=self._settings.seed, video_id=source.video_id, number=source.number
+            )
+            self._store.set_span(key, span)
+        with tempfile.TemporaryDirectory(dir=self._store.fetching) as folder:
+            file = call("fetch", source.link, span, video.duration_s, modality, Path(folder))
+            fetch_s = time.monotonic() - began_s
+            path = self._store.set_fetched(key, file, fetch_s=fetch_s, versions=versions())
+        return replace(source, path=path, span=span)
+
+    def _known(self, source: Source, clip: StoredClip, again: Collection[str]) -> Source | None:
+        """Return the candidate as the store knows it, if no site needs to be asked."""
+        if source.problem is not None:
+            return source
+        if clip.sha256 is not None and clip.span is not None:
+            path = self._store.clip_file(clip.sha256)
+            if path.exists():
+                known = replace(source, path=path, span=clip.span)
+                return known if (problem := self._unwanted(known)) is None else replace(known, problem=problem)
+            return None
+        if clip.code is not None and clip.code not in OF_THE_REQUEST | FAILURE_CODES and clip.code not in again:
+            return replace(source, problem=(clip.code, clip.detail or ""))
+        return None
+
+    def _unwanted(self, source: Source) -> tuple[str, str] | None:
+        if self._settings.license == "creative-commons" and not is_creative_commons(source.licence):
+            return ("licence", f"not Creative Commons: {source.licence or 'the page names no licence'}")
+        if (excluded := self._settings.excluded(source)) is not None:
+            return ("excluded", f"{excluded} holds it")
+        return None
+
+    def _give_up(self, source: Source, error: Exception) -> Source:
+        code = "network" if isinstance(error, UnreachableError) else "private"
+        return self._note(replace(source, problem=(code, str(error))))
+
+    def _note(self, source: Source) -> Source:
+        """Record a problem in the store."""
+        if source.problem is not None:
+            code, detail = source.problem
+            state = "failed" if code in FAILURE_CODES else "rejected"
+            self._store.set_outcome(self._keys[source.source_id], state, code=code, detail=detail)  # type: ignore[arg-type]
+        return source
+
+
+def host_of(link: str) -> str:
+    """Name of the site that a link, or a search's prefix, leads to."""
+    try:
+        return urlsplit(link).hostname or link.split(":", 1)[0]
+    except ValueError:
+        return link
+
+
+def is_creative_commons(licence: str | None) -> bool:
+    """Tell whether a page's words name a Creative Commons licence, CC0 included."""
+    words = (licence or "").lower()
+    return "creative commons" in words or "creativecommons.org" in words or words.split("-")[0].strip() in ("cc", "cc0")
+
+
+def versions() -> dict[str, str]:
+    """Tools that fetched a clip."""
+    return {"yt-dlp": metadata.version("yt-dlp"), "ffmpeg": media.ffmpeg_version()}
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk of a folder that may not be there yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

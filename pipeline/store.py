@@ -1,0 +1,345 @@
+"""The crawl's own record: what was listed, what is known of each video, and the state of every clip.
+
+One SQLite file beside the fetched clips. SQLite, not parquet: a state changes with every fetch, and each change must
+survive a kill at the next instruction; a commit does, and a column file would be written anew each time.
+
+    STORE/crawl.sqlite            listings, videos, clips and their states
+    STORE/clips/ab/abcd….mkv      fetched clips, named by their SHA-256
+    STORE/fetching/               downloads under way; swept when a crawl begins
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.clips import ClipSpan
+from pipeline.errors import UserError
+from pipeline.schema import CODES, Modality
+from pipeline.storage import single_writer
+
+State = Literal["queued", "fetched", "kept", "rejected", "failed"]
+
+STORE_VERSION = 1
+
+_TABLES = """
+CREATE TABLE listed (request TEXT PRIMARY KEY);
+CREATE TABLE listing (request TEXT, position INTEGER, video TEXT NOT NULL, PRIMARY KEY (request, position));
+CREATE TABLE video (
+    id TEXT PRIMARY KEY,                -- extractor:id, or the link where the extractor gives no identity of its own
+    link TEXT NOT NULL,
+    request TEXT NOT NULL,              -- the first that listed it
+    title TEXT, uploader TEXT, upload_date TEXT, licence TEXT,
+    duration_s REAL,
+    resolved INTEGER NOT NULL DEFAULT 0 -- whether its own page was read; a listing tells less
+);
+CREATE TABLE clip (
+    video TEXT NOT NULL REFERENCES video(id),
+    number INTEGER NOT NULL,            -- of the clip in its video, from 0
+    seed INTEGER NOT NULL,              -- which the span was drawn with
+    modality TEXT NOT NULL,             -- which streams were asked for
+    start_s REAL, length_s REAL,        -- stored before the fetch
+    state TEXT NOT NULL DEFAULT 'queued',
+    code TEXT, detail TEXT,
+    sha256 TEXT, num_bytes INTEGER,     -- of the clip's file; known once it was fetched
+    fetch_s REAL,                       -- how long metadata and clip took, without the pauses
+    versions TEXT,
+    PRIMARY KEY (video, number, seed, modality)
+);
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """What is known of a video; a listing leaves most of it open."""
+
+    video_id: str
+    link: str
+    request: str = ""
+    """What listed it first: a search, a list, or its own link."""
+    title: str | None = None
+    uploader: str | None = None
+    upload_date: str | None = None
+    licence: str | None = None
+    duration_s: float | None = None
+    resolved: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipKey:
+    """Which clip of which video."""
+
+    video_id: str
+    number: int
+    seed: int
+    modality: Modality
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredClip:
+    """A clip's row: its span, its state, and its file once it was fetched."""
+
+    key: ClipKey
+    span: ClipSpan | None = None
+    state: State = "queued"
+    code: str | None = None
+    detail: str | None = None
+    sha256: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def open_store(folder: Path) -> Iterator[Store]:
+    """Open the record of a crawl, made if it is not there, for one writer at a time.
+
+    Raises
+    ------
+    UserError
+        If another process holds it, or the file is no such record.
+    """
+    with single_writer(folder, doing=f"crawling into {folder}", flag="--store"):
+        store = Store(folder)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+class Store:
+    """The crawl's record; every method that changes something has done so, durably, when it returns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._turn = threading.Lock()  # the threads that fetch share one connection
+        self._open()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _open(self) -> None:
+        file = self.folder / "crawl.sqlite"
+        self._database = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+        try:
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            if version not in (0, STORE_VERSION):
+                told = f"{file} is of version {version}, this software reads {STORE_VERSION}"
+                raise UserError(f"{told}; name another --store")
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            if version == 0:
+                self._database.executescript(f"BEGIN;{_TABLES}PRAGMA user_version = {STORE_VERSION};COMMIT;")
+        except sqlite3.DatabaseError as error:
+            self._database.close()
+            raise UserError(f"{file} cannot be used as a crawl's record ({error}); name another --store") from error
+        except UserError:
+            self._database.close()
+            raise
+        self.fetching.mkdir(exist_ok=True)
+        for leftover in self.fetching.iterdir():
+            shutil.rmtree(leftover)
+
+    @property
+    def fetching(self) -> Path:
+        """Folder of downloads under way, on the clips' own disk."""
+        return self.folder / "fetching"
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._turn:
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+                yield self._database
+                self._database.execute("COMMIT")
+            except sqlite3.OperationalError as error:  # a full disk, or one that may not be written
+                file = self.folder / "crawl.sqlite"
+                raise UserError(f"{file} cannot be written ({error}); mend that and run again") from error
+            finally:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+
+    # --- listings ------------------------------------------------------------------------------------------------
+
+    def is_listed(self, request: str) -> bool:
+        """Tell whether a request's results stand in the record."""
+        return self._database.execute("SELECT 1 FROM listed WHERE request = ?", (request,)).fetchone() is not None
+
+    def add_listings(self, listings: Mapping[str, Sequence[Video]]) -> None:
+        """Record what requests gave, in order; a video that is known already keeps what is known."""
+        with self._transaction() as database:
+            database.executemany("INSERT INTO listed VALUES (?)", [(request,) for request in listings])
+            database.executemany(
+                "INSERT OR IGNORE INTO video (id, link, request, title, uploader, duration_s) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (video.video_id, video.link, request, video.title, video.uploader, video.duration_s)
+                    for request, videos in listings.items()
+                    for video in videos
+                ],
+            )
+            database.executemany(
+                "INSERT INTO listing VALUES (?, ?, ?)",
+                [
+                    (request, position, video.video_id)
+                    for request, videos in listings.items()
+                    for position, video in enumerate(videos)
+                ],
+            )
+
+    def videos(self, requests: Iterable[str]) -> list[Video]:
+        """Return the videos of these requests in order, each once."""
+        columns = "id, link, video.request, title, uploader, upload_date, licence, duration_s, resolved"
+        query = f"SELECT {columns} FROM listing JOIN video ON id = video WHERE listing.request = ? ORDER BY position"
+        found: dict[str, Video] = {}
+        for request in requests:
+            for row in self._database.execute(query, (request,)):
+                found.setdefault(row[0], _video(row))
+        return list(found.values())
+
+    def video(self, video_id: str) -> Video:
+        """Return what is known of one video."""
+        columns = "id, link, request, title, uploader, upload_date, licence, duration_s, resolved"
+        return _video(self._database.execute(f"SELECT {columns} FROM video WHERE id = ?", (video_id,)).fetchone())
+
+    def set_resolved(self, video: Video) -> None:
+        """Record what a video's own page says of it."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE video SET title = ?, uploader = ?, upload_date = ?, licence = ?, duration_s = ?, resolved = 1 "
+                "WHERE id = ?",
+                (video.title, video.uploader, video.upload_date, video.licence, video.duration_s, video.video_id),
+            )
+
+    # --- clips ---------------------------------------------------------------------------------------------------
+
+    def enqueue(self, keys: Iterable[ClipKey]) -> None:
+        """Give every clip a row; new ones are queued."""
+        with self._transaction() as database:
+            database.executemany(
+                "INSERT OR IGNORE INTO clip (video, number, seed, modality) VALUES (?, ?, ?, ?)",
+                [_identity(key) for key in keys],
+            )
+
+    def clip(self, key: ClipKey) -> StoredClip:
+        """Return the row of one clip."""
+        (row,) = self._clips("WHERE video = ? AND number = ? AND seed = ? AND modality = ?", _identity(key))
+        return row
+
+    def clips(self) -> dict[ClipKey, StoredClip]:
+        """Return the rows of all clips."""
+        return {clip.key: clip for clip in self._clips("", ())}
+
+    def _clips(self, where: str, values: Sequence[object]) -> Iterator[StoredClip]:
+        columns = "video, number, seed, modality, start_s, length_s, state, code, detail, sha256, versions"
+        for row in self._database.execute(f"SELECT {columns} FROM clip {where}", values):
+            yield StoredClip(
+                key=ClipKey(video_id=row[0], number=row[1], seed=row[2], modality=row[3]),
+                span=None if row[4] is None else ClipSpan(start_s=row[4], length_s=row[5]),
+                state=row[6],
+                code=row[7],
+                detail=row[8],
+                sha256=row[9],
+                versions=json.loads(row[10] or "{}"),
+            )
+
+    def set_span(self, key: ClipKey, span: ClipSpan) -> None:
+        """Record which part of its video a clip is, before it is fetched."""
+        self._update(key, start_s=span.start_s, length_s=span.length_s)
+
+    def set_fetched(self, key: ClipKey, file: Path, *, fetch_s: float, versions: Mapping[str, str]) -> Path:
+        """Take a verified download into the clip store and return where it stands.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or may not be written.
+        """
+        with file.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            os.fsync(stream.fileno())
+        num_bytes = file.stat().st_size
+        target = self.clip_file(sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+        written = json.dumps(dict(versions), sort_keys=True)
+        self._update(
+            key,
+            state="fetched",
+            code=None,
+            detail=None,
+            sha256=sha256,
+            num_bytes=num_bytes,
+            fetch_s=fetch_s,
+            versions=written,
+        )
+        return target
+
+    def set_outcome(self, key: ClipKey, state: State, *, code: str | None = None, detail: str | None = None) -> None:
+        """Record what became of a clip: kept, or rejected or failed with one of the schema's codes."""
+        if code is not None and code not in CODES:
+            raise ValueError(f"unknown code {code!r}")
+        self._update(key, state=state, code=code, detail=detail)
+
+    def settle(self, outcomes: Iterable[tuple[ClipKey, State, str | None, str | None]]) -> None:
+        """Record what a data set made of its clips: state, code and detail of each, in one transaction."""
+        with self._transaction() as database:
+            database.executemany(
+                "UPDATE clip SET state = ?, code = ?, detail = ? "
+                "WHERE video = ? AND number = ? AND seed = ? AND modality = ?",
+                [(state, code, detail, *_identity(key)) for key, state, code, detail in outcomes],
+            )
+
+    def _update(self, key: ClipKey, **values: object) -> None:
+        names = ", ".join(f"{name} = ?" for name in values)
+        with self._transaction() as database:
+            database.execute(
+                f"UPDATE clip SET {names} WHERE video = ? AND number = ? AND seed = ? AND modality = ?",
+                (*values.values(), *_identity(key)),
+            )
+
+    def seconds_a_fetch(self) -> float | None:
+        """Median time that metadata and clip took in earlier fetches; none where there were none."""
+        rows = self._database.execute("SELECT fetch_s FROM clip WHERE fetch_s IS NOT NULL ORDER BY fetch_s").fetchall()
+        return float(rows[len(rows) // 2][0]) if rows else None
+
+    def bytes_a_clip(self) -> float | None:
+        """Mean size of the clips fetched; none where there were none."""
+        (mean,) = self._database.execute("SELECT avg(num_bytes) FROM clip").fetchone()
+        return None if mean is None else float(mean)
+
+    # --- files ---------------------------------------------------------------------------------------------------
+
+    def clip_file(self, sha256: str) -> Path:
+        """Path of a fetched clip, by its content."""
+        return self.folder / "clips" / sha256[:2] / f"{sha256}.mkv"
+
+    def drop_file(self, sha256: str) -> None:
+        """Remove a clip's file; its row stays."""
+        self.clip_file(sha256).unlink(missing_ok=True)
+
+
+def _identity(key: ClipKey) -> tuple[str, int, int, str]:
+    return key.video_id, key.number, key.seed, key.modality
+
+
+def _video(row: Sequence[Any]) -> Video:
+    return Video(
+        video_id=row[0],
+        link=row[1],
+        request=row[2],
+        title=row[3],
+        uploader=row[4],
+        upload_date=row[5],
+        licence=row[6],
+        duration_s=row[7],
+        resolved=bool(row[8]),
+    )
