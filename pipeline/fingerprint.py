@@ -88,7 +88,10 @@ def audio_fingerprint(sound: np.ndarray, rate_hz: int) -> np.ndarray:
     source = ["-f", "s16le", "-ar", str(rate_hz), "-ac", "1", "-i", "pipe:0"]
     target = ["-f", "chromaprint", "-fp_format", "raw", "pipe:1"]
     command = [_chromaprint_exe(), "-nostdin", "-hide_banner", "-loglevel", "error", "-threads", "1", *source, *target]
-    done = subprocess.run(command, input=pcm, capture_output=True, timeout=FINGERPRINT_TIMEOUT_S, check=True)
+    # In a group of its own, as in media: Ctrl-C is for the flow to answer.
+    done = subprocess.run(
+        command, input=pcm, capture_output=True, timeout=FINGERPRINT_TIMEOUT_S, check=True, process_group=0
+    )
     return from_bytes(done.stdout, SOUND)
 
 
@@ -103,11 +106,14 @@ def _chromaprint_exe() -> str:
     except (ImportError, RuntimeError):
         pass
     found += [system] if (system := shutil.which("ffmpeg")) else []
-    for exe in found:
-        told = subprocess.run([exe, "-hide_banner", "-h", "muxer=chromaprint"], capture_output=True, check=False).stdout
-        if b"Muxer chromaprint" in told:
-            return str(exe)
+    for exe in filter(_knows_chromaprint, found):
+        return str(exe)
     raise UserError("no ffmpeg here knows Chromaprint, which tells songs apart; run `apt-get install ffmpeg`")
+
+
+def _knows_chromaprint(exe: str) -> bool:
+    told = subprocess.run([exe, "-hide_banner", "-h", "muxer=chromaprint"], capture_output=True, check=False).stdout
+    return b"Muxer chromaprint" in told
 
 
 def frame_hashes(frames_THWC: np.ndarray) -> np.ndarray:
@@ -216,36 +222,36 @@ class FingerprintIndex:
         return sorted(found.values())
 
     def _aligned(self, query: np.ndarray) -> Iterator[Match]:
-        clips, offsets = self._alignments(query)
+        own = own_change(query)
+        clips, offsets = self._alignments(query, own)
         places = offsets[:, None] + np.arange(len(query))
         inside = (places >= self._starts[clips][:, None]) & (places < self._starts[clips + 1][:, None])
         places = np.where(inside, places, 0)
         items = self._items[places]
         inside &= (items != 0) & (query != 0)
         differing = (np.bitwise_count(items ^ query) * inside).sum(axis=1)
-        change = np.minimum((self._change[places] * inside).sum(axis=1) / 4, (own_change(query) * inside).sum(axis=1))
+        change = np.minimum((self._change[places] * inside).sum(axis=1) / 4, (own * inside).sum(axis=1))
         difference = differing / np.maximum(change, 1)
         same = (change >= self.kind.min_change_bits) & (difference <= self.kind.max_difference)
         for i in np.flatnonzero(same):
             yield Match(difference=float(difference[i]), key=self.keys[clips[i]], overlap=int(inside[i].sum()))
 
-    def _alignments(self, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Clips, and where in all items the query would begin, so that an item or a band of it is equal to theirs."""
-        asking = np.flatnonzero((query != 0) & (own_change(query) > 0))
-        hits, wanted = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for (band, places), of_query in zip(self._bands, _bands(query[asking], self.kind), strict=True):
-            first, last = np.searchsorted(band, of_query), np.searchsorted(band, of_query, side="right")
-            few = last - first <= MAX_ENTRIES
-            counts = (last - first) * few
+    def _alignments(self, query: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Clips, and where in all items the query begins if one of its bands lies over an equal one of theirs."""
+        asking = np.flatnonzero((query != 0) & (own > 0))
+        hits, begins = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for (band, places), wanted in zip(self._bands, _bands(query[asking], self.kind), strict=True):
+            first, last = np.searchsorted(band, wanted), np.searchsorted(band, wanted, side="right")
+            counts = np.where(last - first <= MAX_ENTRIES, last - first, 0)
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
             hits.append(places[np.repeat(first, counts) + within].astype(np.int64))
-            wanted.append(np.repeat(asking, counts))
-        hit = np.concatenate(hits)
-        clip = np.searchsorted(self._starts, hit, side="right") - 1
-        # A begin may lie before its clip's first item, inside the clip before: the clip is part of the alignment.
-        pairs, votes = np.unique(np.stack([clip, hit - np.concatenate(wanted)]), axis=1, return_counts=True)
-        clips, offsets = pairs[:, np.argsort(-votes, kind="stable")[:MAX_ALIGNMENTS]]
-        return clips, offsets
+            begins.append(hits[-1] - np.repeat(asking, counts))
+        clips = np.searchsorted(self._starts, np.concatenate(hits), side="right") - 1
+        # A begin may lie before its clip's first item, inside another clip: clip and begin are one number here.
+        pairs = clips * (span := len(self._items) + len(query)) + np.concatenate(begins) + len(query)
+        alignments, votes = np.unique(pairs, return_counts=True)
+        clips, begin = np.divmod(alignments[np.argsort(-votes, kind="stable")[:MAX_ALIGNMENTS]], span)
+        return clips, begin - len(query)
 
 
 def _bands(items: np.ndarray, kind: Kind) -> Iterator[np.ndarray]:

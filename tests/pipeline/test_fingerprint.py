@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import shutil
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from pipeline import fingerprint as fp
+from pipeline import media
+from pipeline.audio import BASE_RATE_HZ
+from pipeline.clips import ClipSpan
+from pipeline.errors import UserError
+from pipeline.fingerprint import PICTURE, SOUND, FingerprintIndex, audio_fingerprint, frame_hashes
+from tests.conftest import run_ffmpeg
+
+RATE_HZ = 11_025  # Chromaprint's own
+
+
+def melody(seed: int, seconds: float = 30) -> np.ndarray:
+    """A random tune over random chords, each note with five partials that decay."""
+    rng = np.random.default_rng(seed)
+    sound = np.zeros(round((seconds + 2) * RATE_HZ), np.float32)
+    t_s = np.arange(2 * RATE_HZ) / RATE_HZ
+    for start_s in np.arange(0, seconds, 0.3):
+        note_hz = 110 * 2 ** (rng.integers(0, 36) / 12)
+        note = sum(np.sin(2 * np.pi * note_hz * k * t_s) / k for k in range(1, 6)) * np.exp(-2 * t_s)
+        first = round(start_s * RATE_HZ)
+        sound[first : first + len(t_s)] += note * rng.uniform(0.05, 0.15)
+    return sound[: round(seconds * RATE_HZ)]
+
+
+def shots(seed: int, count: int = 12, frames: int = 64) -> np.ndarray:
+    """Shots of random length over soft random scenes that pan: uint8 (64, 128, 128, 3)."""
+    rng = np.random.default_rng(seed)
+    cuts = np.sort(rng.choice(np.arange(1, frames), count - 1, replace=False))
+    shown = []
+    for number, length in enumerate(np.diff([0, *cuts, frames])):
+        scene = np.kron(np.random.default_rng((seed, number)).uniform(0, 255, (9, 12, 3)), np.ones((16, 16, 1)))
+        shown += [scene[:128, step % 48 :][:, :128] for step in range(length)]
+    return np.stack(shown).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def tunes() -> dict[str, np.ndarray]:
+    return {f"tune {seed}": melody(seed) for seed in range(6)}
+
+
+@pytest.fixture(scope="module")
+def songs(tunes) -> FingerprintIndex:
+    return FingerprintIndex(((key, audio_fingerprint(tune, RATE_HZ)) for key, tune in tunes.items()), SOUND)
+
+
+@pytest.fixture(scope="module")
+def films() -> FingerprintIndex:
+    return FingerprintIndex(((f"film {seed}", frame_hashes(shots(seed))) for seed in range(12)), PICTURE)
+
+
+def test_a_clip_matches_itself_and_no_other(tunes, songs, films):
+    for key, tune in tunes.items():
+        (match,) = songs.matches(audio_fingerprint(tune, RATE_HZ))
+        assert (match.key, match.difference, match.overlap) == (key, 0.0, 221)
+    for seed in range(12):
+        (match,) = films.matches(frame_hashes(shots(seed)))
+        assert (match.key, match.difference, match.overlap) == (f"film {seed}", 0.0, 64)
+
+
+def test_an_unknown_song_and_an_unknown_film_match_nothing(songs, films):
+    assert all(songs.match(audio_fingerprint(melody(seed), RATE_HZ)) is None for seed in range(50, 56))
+    assert all(films.match(frame_hashes(shots(seed))) is None for seed in range(50, 60))
+
+
+@pytest.mark.parametrize("begin_s", [-20.03, -10.3, -0.06, 7.7, 15.05, 20.0])
+def test_another_part_of_a_recording_that_shares_ten_seconds_matches(songs, tunes, begin_s):
+    shift = round(abs(begin_s) * RATE_HZ)
+    other = melody(99)[:shift]
+    tune = tunes["tune 3"]
+    part = np.concatenate([tune[shift:], other] if begin_s > 0 else [other, tune[:-shift]])
+    match = songs.match(audio_fingerprint(part, RATE_HZ))
+    assert match is not None
+    assert match.key == "tune 3"
+    assert match.overlap == pytest.approx(221 - abs(begin_s) / 0.1238, abs=1)
+
+
+@pytest.mark.parametrize("codec", ["libmp3lame -b:a 64k x.mp3", "aac -b:a 48k x.m4a", "libopus -b:a 24k x.webm"])
+def test_another_codec_and_bit_rate_is_the_same_recording(tmp_path, songs, tunes, codec):
+    *settings, name = codec.split()
+    tunes["tune 1"].astype("<f4").tofile(tmp_path / "raw")
+    raw = ["-f", "f32le", "-ar", str(RATE_HZ), "-ac", "1", "-i", str(tmp_path / "raw")]
+    run_ffmpeg(*raw, "-c:a", *settings, str(tmp_path / name))
+    found = media.probe(tmp_path / name)
+    heard = media.decode_clip(tmp_path / name, ClipSpan(start_s=0), found, modality="audio").audio
+    match = songs.match(audio_fingerprint(heard, BASE_RATE_HZ))
+    assert match is not None
+    assert match.key == "tune 1"
+    assert 0 < match.difference < 0.3
+
+
+@pytest.mark.parametrize("gain", [0.02, 0.3, 3.0])
+def test_volume_is_of_no_matter(songs, tunes, gain):
+    match = songs.match(audio_fingerprint(gain * tunes["tune 2"], RATE_HZ))
+    assert match is not None
+    assert match.key == "tune 2"
+
+
+def monotone(kind: str) -> np.ndarray:
+    t_s = np.arange(30 * RATE_HZ) / RATE_HZ
+    noise = np.random.default_rng(0).standard_normal(len(t_s))
+    return {
+        "silence": 0 * t_s,
+        "dither": 1e-5 * noise,
+        "noise": 0.1 * noise,
+        "tone": 0.3 * np.sin(2 * np.pi * 440 * t_s),
+        "tone in noise": 0.3 * np.sin(2 * np.pi * 440 * t_s) + 0.01 * noise,
+        "chord": 0.1 * np.sin(2 * np.pi * np.outer([220, 277, 330], t_s)).sum(axis=0),
+        "beeps": 0.3 * np.sin(2 * np.pi * 1000 * t_s) * (t_s % 1 < 0.3),
+    }[kind]
+
+
+def test_steady_sound_matches_nothing_not_even_its_own_kind():
+    kinds = ["silence", "dither", "tone", "tone in noise", "chord", "beeps"]
+    steady = {kind: audio_fingerprint(monotone(kind), RATE_HZ) for kind in kinds}
+    index = FingerprintIndex(steady.items(), SOUND)
+    assert [index.match(fingerprint) for fingerprint in steady.values()] == [None] * len(kinds)
+
+
+def test_two_noises_are_not_the_same_noise():
+    index = FingerprintIndex([("noise", audio_fingerprint(monotone("noise"), RATE_HZ))], SOUND)
+    other = 0.1 * np.random.default_rng(1).standard_normal(30 * RATE_HZ)
+    assert index.match(audio_fingerprint(other, RATE_HZ)) is None
+
+
+def test_silence_in_both_makes_no_match_of_two_songs(tunes):
+    half = 15 * RATE_HZ
+    halves = {key: np.concatenate([tune[:half], np.zeros(half)]) for key, tune in tunes.items()}
+    prints = {key: audio_fingerprint(sound, RATE_HZ) for key, sound in halves.items()}
+    index = FingerprintIndex(prints.items(), SOUND)
+    assert all([match.key for match in index.matches(prints[key])] == [key] for key in prints)
+
+
+def letterboxed(frames: np.ndarray) -> np.ndarray:
+    boxed = np.zeros_like(frames)
+    boxed[:, 16:112] = frames[:, np.linspace(0, 127, 96).round().astype(int)]
+    return boxed
+
+
+def cropped(frames: np.ndarray) -> np.ndarray:
+    rows = np.linspace(4, 123, 128).round().astype(int)  # 7% less
+    return frames[:, rows][:, :, rows]
+
+
+def test_a_changed_picture_is_the_same_video(films):
+    film = shots(5)
+    noise = np.random.default_rng(0).normal(0, 8, film.shape)
+    changed = {
+        "mirrored": film[:, :, ::-1],
+        "letterboxed": letterboxed(film),
+        "cropped": cropped(film),
+        "noisy": np.clip(film + noise, 0, 255).astype(np.uint8),
+        "darker": (film * 0.6).astype(np.uint8),
+        "ends early": film[:24],
+        "begins later": np.concatenate([film[40:], shots(99)[:40]]),
+    }
+    found = {name: films.match(frame_hashes(frames)) for name, frames in changed.items()}
+    assert {name: match.key if match else None for name, match in found.items()} == dict.fromkeys(changed, "film 5")
+
+
+def test_black_flat_and_still_pictures_match_nothing():
+    black = np.zeros((64, 128, 128, 3), np.uint8)
+    still = np.repeat(shots(7)[:1], 64, axis=0)
+    hashes = {"black": frame_hashes(black), "grey": frame_hashes(black + 90), "still": frame_hashes(still)}
+    assert not hashes["black"].any()
+    assert not hashes["grey"].any()
+    assert hashes["still"].all()
+    index = FingerprintIndex(hashes.items(), PICTURE)
+    assert [index.match(of) for of in hashes.values()] == [None] * 3
+
+
+def test_black_beginnings_make_no_match_of_two_films():
+    dark = np.zeros((30, 128, 128, 3), np.uint8)
+    hashes = {str(seed): frame_hashes(np.concatenate([dark, shots(seed)[:34]])) for seed in range(8)}
+    index = FingerprintIndex(hashes.items(), PICTURE)
+    assert all([match.key for match in index.matches(of)] == [key] for key, of in hashes.items())
+
+
+def test_fingerprints_keep_their_bytes_and_are_small(tunes):
+    for made, kind, size in (
+        (audio_fingerprint(tunes["tune 0"], RATE_HZ), SOUND, 884),
+        (frame_hashes(shots(0)), PICTURE, 512),
+    ):
+        raw = fp.to_bytes(made)
+        assert len(raw) == size
+        assert fp.to_bytes(made.astype(made.dtype.newbyteorder(">"))) == raw
+        np.testing.assert_array_equal(fp.from_bytes(raw, kind), made)
+    assert len(fp.from_bytes(None, SOUND)) == 0
+
+
+def test_an_empty_index_and_an_empty_fingerprint_match_nothing(songs, films, tunes):
+    assert FingerprintIndex([], SOUND).match(audio_fingerprint(tunes["tune 0"], RATE_HZ)) is None
+    assert FingerprintIndex([], PICTURE).match(frame_hashes(shots(0))) is None
+    assert songs.match(audio_fingerprint(np.zeros(0, np.float32), RATE_HZ)) is None
+    assert songs.match(audio_fingerprint(tunes["tune 0"][:RATE_HZ], RATE_HZ)) is None
+    assert films.match(frame_hashes(np.zeros((0, 128, 128, 3), np.uint8))) is None
+    with_gaps = FingerprintIndex([("none", np.zeros(0, np.uint32)), ("some", fp.from_bytes(b"", SOUND))], SOUND)
+    assert with_gaps.match(audio_fingerprint(tunes["tune 0"], RATE_HZ)) is None
+
+
+def test_the_index_finds_what_comparing_every_pair_at_every_offset_finds():
+    rng = np.random.default_rng(3)
+    steps = rng.integers(0, 2**32, (20, 120), dtype=np.uint32) & rng.integers(0, 2**32, (20, 120), dtype=np.uint32)
+    clips = np.bitwise_xor.accumulate(steps & rng.integers(0, 2**32, (20, 120), dtype=np.uint32), axis=1)
+    flips = np.where(rng.random((120, 1)) < 0.4, np.uint32(1) << rng.integers(0, 32, (120, 2), dtype=np.uint32), 0)
+    heard = clips ^ np.bitwise_xor.reduce(flips, axis=1).astype(np.uint32)
+    index = FingerprintIndex(((str(i), clip) for i, clip in enumerate(clips)), SOUND)
+    change = [fp.own_change(clip) for clip in clips]
+    for i in (0, 7, 19):
+        query = np.concatenate([heard[i, 37:], clips[(i + 1) % 20, :9]])
+        change_q, slow = fp.own_change(query), []
+        for key, clip in enumerate(clips):
+            for begin in range(-len(query) + 1, len(clip)):
+                at = np.arange(max(begin, 0), min(begin + len(query), len(clip)))
+                own = min(change[key][at].sum(), change_q[at - begin].sum())
+                difference = np.bitwise_count(clip[at] ^ query[at - begin]).sum() / max(own, 1)
+                if own >= SOUND.min_change_bits and difference <= SOUND.max_difference:
+                    slow.append((difference, str(key), len(at)))
+        (match,) = index.matches(query)
+        assert (match.key, match.overlap) == min(slow)[1:] == (str(i), 83)
+        assert {key for _, key, _ in slow} == {str(i)}
+
+
+def test_both_ffmpegs_give_the_same_fingerprint(monkeypatch, tunes):
+    ours = shutil.which("ffmpeg")
+    wheels = imageio_ffmpeg.get_ffmpeg_exe()
+    if ours is None or not (fp._knows_chromaprint(ours) and fp._knows_chromaprint(wheels)):
+        pytest.skip("one of them is absent or does not know Chromaprint")
+    monkeypatch.setattr(fp, "_chromaprint_exe", lambda: ours)
+    by_system = audio_fingerprint(tunes["tune 0"], RATE_HZ)
+    monkeypatch.setattr(fp, "_chromaprint_exe", lambda: wheels)
+    np.testing.assert_array_equal(audio_fingerprint(tunes["tune 0"], RATE_HZ), by_system)
+
+
+def test_where_no_ffmpeg_knows_chromaprint_the_mend_is_told(monkeypatch):
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: "/bin/true")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="apt-get install ffmpeg"):
+        fp._chromaprint_exe.__wrapped__()
