@@ -242,10 +242,10 @@ class Build:
         shards.write_rows(self.plan_file, placed + left_out, shards.PART)
 
     def _without_excluded(self, row: Row) -> Row:
-        """Reject a clip of which another set holds the same bytes."""
-        if row["status"] != "kept" or (holder := self.excluded.by_content(row["sha256"])) is None:
+        """Reject a clip of which another set holds the same file, sound or picture."""
+        if row["status"] != "kept" or (why := self.excluded.by_content(row)) is None:
             return row
-        return row | {"status": "rejected", "code": "excluded", "detail": f"{holder} holds it", "key": None}
+        return row | {"status": "rejected", "code": "excluded", "detail": why, "key": None}
 
     # --- pack ----------------------------------------------------------------------------------------------------
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
+from pipeline.fingerprint import PICTURE, SOUND, FingerprintIndex, from_bytes
 from pipeline.sources import Source
+
+KINDS = {"sound_print": SOUND, "picture_print": PICTURE}
 
 _ELEVEN = re.compile(r"[A-Za-z0-9_-]{11}")  # a YouTube id
 _HOSTS = ("youtube.com", "youtu.be", "youtube-nocookie.com")
@@ -20,9 +25,11 @@ _HOSTS = ("youtube.com", "youtu.be", "youtube-nocookie.com")
 
 @dataclass(frozen=True, kw_only=True)
 class Excluded:
-    """What the excluded sets hold: identities, each with the name of its set."""
+    """What the excluded sets hold: identities and files, each with the name of its set, and fingerprints."""
 
     identities: dict[str, str] = field(default_factory=dict)
+    indexes: tuple[tuple[str, FingerprintIndex], ...] = ()
+    """For each column of fingerprints, those of all sets; keyed by ``set: clip``."""
 
     @classmethod
     def of(cls, folders: Sequence[Path]) -> Excluded:
@@ -31,29 +38,45 @@ class Excluded:
         Raises
         ------
         UserError
-            If a folder holds no data set.
+            If a folder holds no data set, or one that was built without fingerprints.
         """
         identities: dict[str, str] = {}
+        prints: dict[str, list[tuple[str, np.ndarray]]] = {column: [] for column in KINDS}
         for folder in folders:
-            try:
-                table = pq.read_table(folder / "index.parquet", columns=["source_id", "link", "source_group", "sha256"])
-            except (OSError, pa.ArrowInvalid, KeyError) as error:
-                raise UserError(f"--exclude {folder} is no data set: its index.parquet cannot be read") from error
-            for row in table.to_pylist():
-                for name in _identities(row["source_id"], row["link"], row["source_group"]):
+            for row in _rows(folder):
+                for name in (*_identities(row["source_id"], row["link"], row["source_group"]), row["sha256"]):
                     identities.setdefault(name, str(folder))
-                if row["sha256"]:
-                    identities.setdefault(row["sha256"], str(folder))
-        return cls(identities=identities)
+                for column, kind in KINDS.items():
+                    prints[column].append((f"{folder}: {row['key']}", from_bytes(row[column], kind)))
+        indexes = tuple((column, FingerprintIndex(prints[column], KINDS[column])) for column in KINDS if folders)
+        return cls(identities=identities, indexes=indexes)
 
     def by_identity(self, source: Source) -> str | None:
-        """Name of the set that holds the same video, by its id or link; none if none does."""
+        """Say which set holds the same video, by its id or link; none if none does."""
         names = _identities(source.video_id, source.link, *source.groups)
-        return next((self.identities[name] for name in names if name in self.identities), None)
+        holder = next((self.identities[name] for name in names if name in self.identities), None)
+        return holder and f"{holder} holds this video"
 
-    def by_content(self, sha256: str) -> str | None:
-        """Name of the set that holds the same file; none if none does."""
-        return self.identities.get(sha256)
+    def by_content(self, row: Mapping[str, Any]) -> str | None:
+        """Say which set holds the same file, sound or picture as an index row; none if none does."""
+        if row["sha256"] in self.identities:
+            return f"{self.identities[row['sha256']]} holds this file"
+        for column, index in self.indexes:
+            if match := index.match(from_bytes(row[column], KINDS[column])):
+                return f"{column.replace('_print', '')} as in {match.key}"
+        return None
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    columns = ["key", "status", "source_id", "link", "source_group", "sha256", *KINDS]
+    try:
+        schema = pq.read_schema(folder / "index.parquet")
+        if missing := set(columns) - set(schema.names):
+            raise UserError(f"--exclude {folder} has no {', '.join(sorted(missing))} in its index; build it again")
+        rows = pq.read_table(folder / "index.parquet", columns=columns).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"--exclude {folder} is no data set: its index.parquet cannot be read") from error
+    return [row for row in rows if row["status"] == "kept"]
 
 
 def _identities(*words: str | None) -> set[str]:

@@ -36,6 +36,7 @@ License = Literal["any", "creative-commons"]
 OF_THE_REQUEST = frozenset({"licence", "excluded", "no-label"})
 """Codes that another request may not give: they are found anew, and never read back from the store."""
 LINKS_AT_ONCE = 500  # identified in one call of a worker
+MAX_TRIES = 3  # of a candidate whose site broke off
 GRACE_S = 30.0  # for a worker to notice by itself that its time is up
 
 
@@ -52,7 +53,7 @@ class CrawlSettings:
     fetchers: int = 4
     """Sites visited at the same time; each has one request under way at most."""
     excluded: Callable[[Source], str | None] = field(default=lambda _: None)
-    """Says of a candidate which set must not share it, by its identity."""
+    """Says why a candidate must not be fetched, by its identity."""
 
 
 class Crawl:
@@ -255,14 +256,21 @@ class Crawl:
 
     def _bring(self, pool: WorkerPool, source: Source) -> Source:
         """Read the page, settle the span, fetch and verify the section; the store knows each step when it is done."""
-        try:
-            return self._fetch_clip(pool, source)
-        except RejectedError as error:
-            return self._note(replace(source, problem=(error.code, error.detail)))
-        except WorkerTimeoutError as error:
-            return self._note(replace(source, problem=("timeout", str(error))))
-        except WorkerDiedError as error:
-            return self._note(replace(source, problem=("internal", str(error))))
+        for attempt in range(1, MAX_TRIES + 1):
+            try:
+                return self._fetch_clip(pool, source)
+            except RejectedError as error:
+                problem = (error.code, error.detail)
+                if error.code != "network" or attempt == MAX_TRIES:
+                    break
+                self._hosts[host_of(source.link)].pause()
+            except WorkerTimeoutError as error:
+                problem = ("timeout", str(error))
+                break
+            except WorkerDiedError as error:
+                problem = ("internal", str(error))
+                break
+        return self._note(replace(source, problem=problem))
 
     def _fetch_clip(self, pool: WorkerPool, source: Source) -> Source:
         began_s = time.monotonic()
@@ -311,7 +319,7 @@ class Crawl:
         if self._settings.license == "creative-commons" and not is_creative_commons(source.licence):
             return ("licence", f"not Creative Commons: {source.licence or 'the page names no licence'}")
         if (excluded := self._settings.excluded(source)) is not None:
-            return ("excluded", f"{excluded} holds it")
+            return ("excluded", excluded)
         return None
 
     def _give_up(self, source: Source, error: Exception) -> Source:

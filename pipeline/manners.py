@@ -54,8 +54,7 @@ class Host:
             As the question does.
         """
         for wait_s in (self._sleep_s[1] * 2**n for n in range(1, MAX_BACKOFFS + 2)):
-            if self._hang_up.wait(max(0.0, self._next_s - time.monotonic())):
-                raise HungUpError
+            self._wait(self._next_s - time.monotonic())
             try:
                 answer = question()
             except RateLimitedError as error:
@@ -79,6 +78,14 @@ class Host:
             f"{self.name} asks for fewer requests ({limited}); what is queued stays queued: run the same command "
             "later, or with longer pauses (--sleep-s 10 20)"
         ) from limited
+
+    def pause(self) -> None:
+        """Wait as between two candidates, before one is asked for again."""
+        self._wait(random.uniform(*self._sleep_s))
+
+    def _wait(self, wait_s: float) -> None:
+        if self._hang_up.wait(max(0.0, wait_s)):
+            raise HungUpError
 
     def _rest(self) -> None:
         self._next_s = time.monotonic() + random.uniform(*self._sleep_s)

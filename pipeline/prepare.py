@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import audio, denoise, media
+from pipeline import audio, denoise, fingerprint, media
 from pipeline.clips import plan_numbered_clip
 from pipeline.errors import DISK_ERRNOS, RejectedError
 from pipeline.schema import (
@@ -88,7 +88,7 @@ def prepare(source: Source, *, recipe: Recipe, seed: int) -> Sample | Rejected:
         arrays, notes = features(clip, recipe=recipe)
         meta |= notes
         key = sample_key(title=meta["title"], source_id=source.source_id, start_ms=span.start_ms)
-        return Sample(key=key, arrays=arrays, label=None, meta=meta | {"versions": versions()})
+        return Sample(key=key, arrays=arrays, label=None, meta=meta | {"versions": versions()}, prints=prints(clip))
     except RejectedError as rejected:
         return Rejected(code=rejected.code, detail=rejected.detail, meta=meta)
     except OSError as error:
@@ -117,6 +117,16 @@ def features(clip: media.Clip, *, recipe: Recipe) -> tuple[dict[str, np.ndarray]
         for name, signal in audio.at_rates(sound).items():
             arrays[name] = mel_and_phase(signal, sample_rate_hz=SAMPLE_RATES_HZ[name], phase=recipe.phase)
     return arrays, notes
+
+
+def prints(clip: media.Clip) -> dict[str, bytes]:
+    """Fingerprints of a decoded clip, of its sound as it came, by their columns of the index."""
+    found = {}
+    if clip.audio is not None:
+        found["sound_print"] = fingerprint.audio_fingerprint(clip.audio, audio.BASE_RATE_HZ)
+    if clip.frames_THWC is not None:
+        found["picture_print"] = fingerprint.frame_hashes(clip.frames_THWC)
+    return {name: fingerprint.to_bytes(items) for name, items in found.items()}
 
 
 def hold_last(frames_THWC: np.ndarray) -> np.ndarray:

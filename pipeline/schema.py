@@ -139,6 +139,8 @@ class Sample:
     arrays: Mapping[str, np.ndarray]
     label: int | None
     meta: Mapping[str, Any]
+    prints: Mapping[str, bytes] = field(default_factory=dict)
+    """Fingerprints by index column; they stand in the index alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +253,8 @@ INDEX = pa.schema(
         ("height_px", pa.int32()),
         ("snr_db", pa.float64()),  # estimated, of the sound before denoising
         ("denoised", pa.bool_()),
+        ("sound_print", pa.binary()),  # Chromaprint, uint32 every 0.124 s; pipeline/fingerprint.py
+        ("picture_print", pa.binary()),  # pHash, uint64 a frame
     ]
     # Per-channel mean and mean square of each stored array: what the set's normalisation is summed from.
     + [(f"{moment}_{name}", pa.list_(pa.float64())) for name in MEMBERS for moment in ("mean", "meansq")]

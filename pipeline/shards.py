@@ -56,7 +56,7 @@ def index_row(source: Source, outcome: Sample | Rejected) -> Row:
     if isinstance(outcome, Rejected):
         status = "failed" if outcome.code in FAILURE_CODES else "rejected"
         return row | {"status": status, "code": outcome.code, "detail": outcome.detail}
-    row |= {"key": outcome.key, "status": "kept"}
+    row |= {"key": outcome.key, "status": "kept", **outcome.prints}
     for name, array in outcome.arrays.items():
         channels = np.moveaxis(array, MEMBERS[name].channel_axis, 0).reshape(
             array.shape[MEMBERS[name].channel_axis], -1
