@@ -4,13 +4,16 @@ PY := .venv/bin/python
 WORKERS ?= 2  # processes that share the tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench venv
+.PHONY: help setup serve demo test test-slow check bench venv
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: ## make the project ready: ffmpeg, .venv, all packages (PYTHON=python3.12: another Python)
 	@scripts/setup.sh
+
+serve: venv ## Prefect's server and runner for `prefect deployment run build-shards` (DEFAULTS=file.toml, PORT=4200)
+	@exec $(PY) -m flows.serve $(if $(DEFAULTS),--defaults "$(DEFAULTS)") $(if $(PORT),--port "$(PORT)")
 
 demo: setup ## from music videos to scores in minutes (MEDIA=folder: your videos; LABELS=mved or a CSV)
 	@$(PY) -m scripts.demo --media "$(MEDIA)" --labels "$(LABELS)"
