@@ -1,76 +1,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
-import http.server
 import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
-import sys
-import tempfile
-import threading
 import time
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from flows.build_shards import run
-
-ROOT = Path(__file__).parents[2]
-
-
-class Command:
-    """The real command in a process and session of its own."""
-
-    def __init__(self, *args: str, **environment: str) -> None:
-        self._out, self._err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows.build_shards", *args],
-            cwd=ROOT,
-            env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=self._err,
-            start_new_session=True,
-        )
-
-    def kill(self) -> None:
-        """SIGKILL to the flow alone; then see its workers follow, and end the server that Prefect leaves behind."""
-        self.process.kill()
-        self.process.wait()
-        deadline_s = time.monotonic() + 20
-        while self._workers():
-            assert time.monotonic() < deadline_s, "workers outlive a killed flow"
-            time.sleep(0.1)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-    def _workers(self) -> list[str]:
-        listed = subprocess.run(["ps", "-s", str(self.process.pid), "-o", "args="], capture_output=True, text=True)
-        return [line for line in listed.stdout.splitlines() if "popen_loky" in line]
-
-    def finish(self, timeout_s: float = 180) -> tuple[int, str, str]:
-        self.process.wait(timeout=timeout_s)
-        told = []
-        for stream in (self._out, self._err):
-            stream.seek(0)
-            told.append(stream.read())
-            stream.close()
-        return self.process.returncode, *told
-
-
-def finish(*args: str, **environment: str) -> tuple[int, str, str]:
-    return Command(*args, **environment).finish()
-
-
-def fingerprint(folder: Path) -> dict[str, str]:
-    files = [p for p in sorted(folder.iterdir()) if p.is_file()]
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+from tests.flows.command import Command, fingerprint, finish
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +109,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     ("changes", "line"),
     [
         ({"source": "{tmp}"}, "holds no media file"),
+        ({"source": ["{tmp}", "search:x"]}, "is a folder; a folder stands alone"),
+        ({"source": "search: "}, "holds a search without a key"),
+        ({"retry": "gone"}, "--retry gone: no such code"),
+        ({"cookies": "gone.txt"}, "--cookies gone.txt cannot be read"),
+        ({"exclude": ["{tmp}"]}, "--exclude {tmp} is no data set"),
         ({"limit": 0}, "--limit 0: give a whole number from 1 up"),
         ({"workers": -1}, "--workers -1: give a whole number from 1 up"),
         ({"split": "grouped"}, "--split is for labelled sets"),
@@ -175,12 +122,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
 )
 def test_other_mistakes_are_told_before_prefect_starts_anything(videos, tmp_path, capsys, changes, line):
     words = {"source": str(videos), "out": str(tmp_path / "s")} | changes
-    words["source"] = words["source"].format(tmp=tmp_path)
+    words["source"], words["exclude"] = (_placed(words.get(name, []), tmp_path) for name in ("source", "exclude"))
     assert run(**words) == 2
     told = capsys.readouterr()
-    assert line in told.err
+    assert line.format(tmp=tmp_path) in told.err
     assert len(told.err.splitlines()) == 1
     assert not (tmp_path / "s").exists()
+
+
+def _placed(words, folder):
+    return words.format(tmp=folder) if isinstance(words, str) else [word.format(tmp=folder) for word in words]
 
 
 def test_where_nothing_is_kept_index_and_manifest_are_written_and_the_exit_code_is_1(tmp_path):
@@ -192,31 +143,6 @@ def test_where_nothing_is_kept_index_and_manifest_are_written_and_the_exit_code_
     assert "nothing was kept" in err
     assert pq.read_table(tmp_path / "set/index.parquet")["code"].to_pylist() == ["undecodable"]
     assert (tmp_path / "set/dataset.json").exists()
-
-
-def test_a_list_of_links_is_fetched_and_an_artifact_is_left(videos, tmp_path):
-    """The media come over loopback through the real yt-dlp; the artifact is looked up in Prefect's database."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(videos))) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        base = f"http://127.0.0.1:{httpd.server_port}"
-        links = [f"{base}/{name}" for name in ("Train/Sad/video/14.mp4", "Train/Excited/video/14.mp4", "gone.mp4")]
-        (tmp_path / "links.txt").write_text("\n".join([*links, "file:///etc/hostname"]))
-        home = tmp_path / "prefect"
-        words = ("--source", str(tmp_path / "links.txt"), "--out", str(tmp_path / "set"))
-        code, out, err = finish(*words, PREFECT_HOME=str(home))
-        httpd.shutdown()
-    assert code == 0, err
-    assert out == "2 kept, 2 rejected, 0 failed; unavailable 1; unsupported-link 1\n"
-    rows = {r["link"]: r for r in pq.read_table(tmp_path / "set/index.parquet").to_pylist()}
-    assert set(rows) == {*links, "file:///etc/hostname"}
-    assert rows[links[0]]["title"] == "14"
-    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as database:
-        ((artifact,),) = database.execute("select data from artifact where key = 'build-shards'").fetchall()
-    assert "| kept | 2 |" in artifact
 
 
 def test_a_clip_that_kills_its_worker_fails_alone(videos, tmp_path, monkeypatch):
