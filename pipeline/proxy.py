@@ -8,67 +8,28 @@ Nothing here writes an address, a header or the secret to a log.
 
 from __future__ import annotations
 
-import base64
 import hmac
-import ipaddress
 import math
-import re
 import secrets
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from email.message import Message
 from http.server import BaseHTTPRequestHandler
-from types import TracebackType
-from typing import Literal, Protocol
-from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+from typing import Literal
+from urllib.parse import SplitResult, quote, urlsplit
+
+from pipeline.addresses import NoWayError, RefusedError, Way, basic_auth
+from pipeline.relay import PIECE_BYTES, RELAY_DOMAIN, Answer, OpenUrl, note_error, real_url, relay_url, reply
 
 BUFFER_BYTES = 1 << 17  # a socket's, either way: of a file left in its middle, little more is pulled than was read
-PIECE_BYTES = 1 << 16
-MAX_PLAYLIST_BYTES = 4_000_000
 HEAD_TIMEOUT_S = 10.0  # for a client to say what it wants
 CONNECT_TIMEOUT_S = 15.0  # an address
 LEAVE_S = 5.0  # for the threads of a budget to end when it is left
-PLAYLIST_START = b"#EXTM3U"
-RELAY_DOMAIN = "relay.invalid"
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOP_BY_HOP = {"connection", "host", "keep-alive", "te", "trailer", "upgrade"}  # beside those named proxy-...
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_IPV6_SITES = ipaddress.ip_network("2000::/3")
-_NO_SITES = [
-    ipaddress.ip_network(network)
-    for network in (
-        *("192.0.0.0/24", "192.88.99.0/24", "224.0.0.0/3"),  # protocol assignments, 6to4 relays, multicast and reserved
-        "168.63.129.16/32",  # Azure's host, to its guests
-        *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),  # Teredo and assignments, examples, 6to4, examples
-    )
-]
-_ATTRIBUTE = re.compile(r'([^=:,\s]+)=("(?:\\.|[^"\\])*"|[^,\s]*)')  # as ffmpeg reads them: value quoted or not
-_SCHEME = re.compile(r"([A-Za-z0-9+.-]*):|subfile,")  # ffmpeg's idea of one
-
-
-class Response(Protocol):
-    """What ``open_url`` gives, as yt-dlp and urllib do; ``url`` is the one that redirects led to."""
-
-    status: int
-    url: str
-    headers: Mapping[str, str]
-
-    def read(self, amount: int, /) -> bytes:
-        """Give so many bytes of the body, or fewer; none at its end."""
-
-    def close(self) -> None:
-        """End the connection."""
-
-
-OpenUrl = Callable[[str, dict[str, str]], Response]
-"""GET an address, with these headers beside the caller's own, through this proxy; called by several threads at once.
-
-An HTTP error is an exception with a ``status``; it may have ``headers``, or a ``response`` that has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +45,6 @@ class Limits:
 
 
 @dataclass(kw_only=True)
-class Answer:
-    """What a site said to one relayed request."""
-
-    host: str
-    status: int | None = None
-    """None if it said nothing."""
-    retry_after: str | None = None
-    error: Exception | None = None
-    """What ``open_url`` or reading raised; ``ConnectionError`` where the body ended early."""
-
-
-@dataclass(kw_only=True)
 class Budget:
     """What was fetched, and what came in the way."""
 
@@ -105,6 +54,8 @@ class Budget:
     exceeded: Literal["bytes", "time"] | None = None
     refused: list[str] = field(default_factory=list)
     """A line for each address, port or scheme that was refused."""
+    unreachable: list[str] = field(default_factory=list)
+    """A line for each time that no connection could be made: to a site, or to the user's own proxy on the way there."""
     answers: list[Answer] = field(default_factory=list)
     """One for each relayed request."""
 
@@ -113,69 +64,6 @@ class _UnservedError(Exception):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one at which a web site can be; those wrapped in IPv6 are unwrapped."""
-    ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None or ip in _NAT64:
-            ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        elif ip not in _IPV6_SITES or ip.scope_id:
-            return False
-    return ip.is_global and not any(ip in network for network in _NO_SITES)
-
-
-def relay_url(url: str) -> str:
-    """Where ffmpeg finds an http(s) address: the path is kept, so that relative references lead to the right place.
-
-    Raises
-    ------
-    ValueError
-        If it is of another scheme, or holds a password: that belongs in the headers that ``open_url`` sends.
-    """
-    parts = urlsplit(url)
-    host, scheme = parts.hostname or "", parts.scheme
-    if scheme not in _DEFAULT_PORTS or not host or "@" in parts.netloc or "%" in host:
-        raise ValueError("only plain http(s) addresses can be relayed")
-    if ":" in host:
-        host, scheme = host.replace(":", "-"), f"{scheme}6"
-    port = _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
-    name = f"{host.encode('idna').decode()}.{port}.{scheme}.{RELAY_DOMAIN}"
-    return parts._replace(scheme="http", netloc=name).geturl()
-
-
-def real_url(url: str) -> str:
-    """Undo ``relay_url``, but for the host's case and the default port, which is left out."""
-    parts = urlsplit(url)
-    host, port, scheme = (parts.hostname or "").removesuffix(f".{RELAY_DOMAIN}").rsplit(".", 2)
-    if scheme.endswith("6"):
-        host, scheme = f"[{host.replace('-', ':')}]", scheme.removesuffix("6")
-    netloc = host if int(port) == _DEFAULT_PORTS[scheme] else f"{host}:{port}"
-    return parts._replace(scheme=scheme, netloc=netloc).geturl()
-
-
-def relay_playlist(text: str, url: str, *, moved: bool = False) -> str:
-    """Lead absolute addresses in an HLS playlist at ``url`` through the relay; relative ones too if it has moved there.
-
-    Raises
-    ------
-    ValueError
-        If it leads anywhere but to http(s), in one line.
-    """
-
-    def lead(uri: str) -> str:
-        scheme = _SCHEME.match(uri)
-        if "\\" in uri or (scheme and (scheme[1] or "").lower() not in _DEFAULT_PORTS):
-            raise ValueError(f"a playlist leads to {(scheme[1] if scheme else None) or 'an odd address'}:")
-        return relay_url(urljoin(url, uri)) if moved or scheme or uri.startswith("//") else uri
-
-    def attribute(match: re.Match[str]) -> str:
-        uri = match[2].strip('" ')
-        return f'{match[1]}="{lead(uri)}"' if match[1].upper() == "URI" else match[0]
-
-    lines = (line.strip() for line in re.split(r"\r\n|[\r\n\0]", text))  # where ffmpeg ends a line
-    return "\n".join(_ATTRIBUTE.sub(attribute, line) if line[:1] in ("", "#") else lead(line) for line in lines)
 
 
 class CheckingProxy:
@@ -203,10 +91,9 @@ class CheckingProxy:
         self, *, allow_private: bool = False, upstream: str | None = None, open_url: OpenUrl | None = None
     ) -> None:
         self.open_url = open_url
-        self._allow_private = allow_private
-        self._upstream = _parse_upstream(upstream) if upstream else None
+        self._way = Way(allow_private=allow_private, upstream=upstream)
         self._secret = secrets.token_urlsafe(24)
-        self._authorization = _basic("crawl", self._secret)
+        self._authorization = basic_auth("crawl", self._secret)
         self._budget: Budget | None = None
         self._sockets: set[socket.socket] = set()
         self._changed = threading.Condition()
@@ -224,9 +111,7 @@ class CheckingProxy:
         threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._close_all()
@@ -311,22 +196,13 @@ class CheckingProxy:
 
         A name is resolved once, and the addresses that were checked are those connected to.
         """
-        addresses = self._checked(host, port, budget)
-        if self._upstream:
-            try:
-                addresses = _resolve(self._upstream.hostname or "", self._upstream.port or 80)
-            except (OSError, ValueError) as error:
-                raise _UnservedError(502, "cannot resolve the name of the proxy in use") from error
         reason = "it has no address"
-        for family, address in addresses:
+        for family, address in self._way.addresses(host, port):
             with socket.socket(family) as site, self._tracked(site, budget):
                 site.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
                 site.settimeout(CONNECT_TIMEOUT_S)
                 try:
-                    site.connect(address)
-                    if not (self._allow_private or self._upstream) and site.getpeername()[0] == site.getsockname()[0]:
-                        raise self._refusal(budget, f"{host} is this machine")
-                    extra = self._greet(site, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tunnel=tunnel)
+                    extra = self._way.connect(site, address, host, port, tunnel=tunnel)
                 except OSError as error:
                     reason = error.strerror or str(error) or type(error).__name__
                     continue
@@ -334,47 +210,8 @@ class CheckingProxy:
                 site.settimeout(None)  # from here the budget bounds it
                 yield site, extra
                 return
-        raise _UnservedError(502, f"cannot connect to {host}: {reason}")
-
-    def _checked(self, host: str, port: int, budget: Budget) -> list[tuple[int, tuple[str, int]]]:
-        if not re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", host):
-            raise self._refusal(budget, "the host's name is none")
-        if not self._allow_private and port not in (80, 443) and not 1024 <= port <= 65535:
-            # Sites are on these or, unprivileged, above; nobody is to speak to mail and login servers from here.
-            raise self._refusal(budget, f"{host} at port {port} is no web site")
-        try:
-            addresses = _resolve(host, port)
-        except (OSError, ValueError) as error:
-            if self._upstream:
-                return []
-            raise _UnservedError(502, f"cannot resolve {host}: {error}") from error
-        for _, (address, *_rest) in addresses:
-            if not self._allow_private and not is_public(address):
-                known_as = "" if host == address else f" ({host})"
-                raise self._refusal(budget, f"{address}{known_as} is a private address")
-        return addresses
-
-    def _greet(self, site: socket.socket, target: str, *, tunnel: bool) -> str | None:
-        """Ask the upstream proxy, if there is one, for a tunnel; return its share of a forwarded request's head."""
-        if self._upstream is None:
-            return None
-        extra = ""
-        if self._upstream.username is not None:
-            user, password = unquote(self._upstream.username), unquote(self._upstream.password or "")
-            extra = f"Proxy-Authorization: {_basic(user, password)}\r\n"
-        if tunnel:
-            site.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{extra}\r\n".encode())
-            head = b""
-            while not head.endswith(b"\r\n\r\n") and len(head) < PIECE_BYTES and (byte := site.recv(1)):
-                head += byte  # one by one: what follows is the tunnel's
-            if not re.match(rb"HTTP/1\.\d 2\d\d", head):
-                raise ConnectionError(f"the proxy in use answered {head[9:12].decode(errors='replace') or 'nothing'}")
-        return extra
-
-    @staticmethod
-    def _refusal(budget: Budget, text: str) -> _UnservedError:
-        budget.refused.append(text)
-        return _UnservedError(403, text)
+        self._require(budget)  # its end cuts connecting off too
+        raise NoWayError(f"cannot connect to {host}: {reason}")
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -408,13 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
             budget = proxy._current(self.headers.get("Proxy-Authorization"))
             with proxy._tracked(self.connection, budget):
                 self.connection.settimeout(None)
-                parts = _split(f"//{self.path}" if self.command == "CONNECT" else self.path)
-                if self.command == "CONNECT":
-                    self._tunnel(parts, budget)
-                elif (parts.hostname or "").endswith(f".{RELAY_DOMAIN}"):
-                    self._relay(budget)
-                else:
-                    self._forward(parts, budget)
+                self._serve(budget)
         except _UnservedError as error:
             self._say_no(error)
         except OSError:
@@ -424,6 +255,22 @@ class _Handler(BaseHTTPRequestHandler):
             raise
 
     do_CONNECT = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
+
+    def _serve(self, budget: Budget) -> None:
+        parts = _split(f"//{self.path}" if self.command == "CONNECT" else self.path)
+        try:
+            if self.command == "CONNECT":
+                self._tunnel(parts, budget)
+            elif (parts.hostname or "").endswith(f".{RELAY_DOMAIN}"):
+                self._relay(budget)
+            else:
+                self._forward(parts, budget)
+        except RefusedError as error:
+            budget.refused.append(str(error))
+            raise _UnservedError(403, str(error)) from error
+        except NoWayError as error:
+            budget.unreachable.append(str(error))
+            raise _UnservedError(502, str(error)) from error
 
     def _say_no(self, error: _UnservedError) -> None:
         text = f"{error}\n".encode()
@@ -449,8 +296,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, parts: SplitResult, budget: Budget) -> None:
         if parts.scheme != "http":
-            budget.refused.append(f"{parts.scheme or 'no scheme'}: is not http")
-            raise _UnservedError(403, "only http and tunnels are served")
+            raise RefusedError(f"{parts.scheme or 'no scheme'}: is not http")
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not length.isdecimal():
             raise _UnservedError(411, "a request's body must have a length")
@@ -505,65 +351,22 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             response = proxy.open_url(url, asked)
         except Exception as error:  # whatever it is, the caller finds it in the budget
-            answer.error = error
-            _read_error(error, answer)
+            note_error(error, answer)
             status = answer.status or 502
             raise _UnservedError(status if 400 <= status <= 599 and status != 407 else 502, "not given") from error
         with closing(response):
             answer.status = response.status
-            self._answer(response, url, answer, budget)
-
-    def _answer(self, response: Response, url: str, answer: Answer, budget: Budget) -> None:
-        names = ["Content-Type", "Accept-Ranges", "Content-Range", "Content-Length"]
-        headers = {name: response.headers[name] for name in names if response.headers.get(name)}
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            headers.pop("Content-Length", None)
-        length = headers.get("Content-Length", "")
-        pieces = self._pieces(response, answer, int(length) if length.isdecimal() else None)
-        start = b""
-        while len(start) < len(PLAYLIST_START) and (piece := next(pieces, b"")):
-            start += piece
-        status = response.status
-        if start.startswith(PLAYLIST_START):
-            text = bytearray(start)
+            try:
+                status, headers, pieces = reply(response, url, answer, self._is_alone)
+            except ConnectionError as error:
+                raise _UnservedError(502, str(error)) from error
+            self.send_response_only(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Connection", "close")
+            self.end_headers()
             for piece in pieces:
-                text += piece
-                if len(text) > MAX_PLAYLIST_BYTES:
-                    raise _UnservedError(502, "the playlist is too long")
-            if answer.error:
-                raise _UnservedError(502, "the playlist is cut short")
-            try:
-                found = text.decode(errors="surrogateescape")
-                found = relay_playlist(found, response.url, moved=response.url != url)
-                start = found.encode(errors="surrogateescape")
-            except ValueError as error:
-                budget.refused.append(str(error))
-                raise _UnservedError(403, str(error)) from error
-            headers, status = {"Content-Type": "application/vnd.apple.mpegurl", "Content-Length": str(len(start))}, 200
-        self.send_response_only(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(start)
-        for piece in pieces:
-            self.wfile.write(piece)
-
-    def _pieces(self, response: Response, answer: Answer, length: int | None) -> Iterator[bytes]:
-        """Pieces of a body until it ends or the client has gone; ``answer`` is told of a bad end."""
-        num_bytes = 0
-        while not self._is_alone():
-            try:
-                piece = response.read(PIECE_BYTES)
-            except Exception as error:  # as above
-                answer.error = error
-                return
-            if not piece:
-                if length is not None and num_bytes < length:
-                    answer.error = ConnectionError(f"ended early: {num_bytes} of {length} bytes")
-                return
-            num_bytes += len(piece)
-            yield piece
+                self.wfile.write(piece)
 
     def _is_alone(self) -> bool:
         try:
@@ -579,22 +382,6 @@ def _shut(connection: socket.socket, how: int) -> None:
         connection.shutdown(how)
 
 
-def _resolve(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]
-
-
-def _basic(user: str, password: str) -> str:
-    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
-
-
-def _parse_upstream(upstream: str) -> SplitResult:
-    parts = urlsplit(upstream if "://" in upstream else f"http://{upstream}")
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"the proxy must be http://[user:password@]host[:port]; {parts.scheme}:// is not served")
-    return parts
-
-
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
@@ -602,12 +389,3 @@ def _split(url: str) -> SplitResult:
     except ValueError as error:
         raise _UnservedError(400, "no address") from error
     return parts
-
-
-def _read_error(error: Exception, answer: Answer) -> None:
-    status = getattr(error, "status", None)
-    answer.status = status if isinstance(status, int) else None
-    headers = getattr(getattr(error, "response", error), "headers", None)
-    answer.retry_after = headers.get("Retry-After") if isinstance(headers, Mapping | Message) else None
-    with suppress(Exception):
-        error.close()  # type: ignore[attr-defined]  # the answer that came with it
