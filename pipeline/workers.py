@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from loky import ProcessPoolExecutor
-from loky.process_executor import TerminatedWorkerError
+from loky.process_executor import ShutdownExecutorError, TerminatedWorkerError
 
 Result = TypeVar("Result")
 
@@ -68,12 +68,9 @@ class WorkerPool:
         executor = self._executor
         try:
             return _result(executor, function, *args, timeout_s=timeout_s)
-        except WorkerTimeoutError:
-            executor.shutdown(wait=False, kill_workers=True)
-            with self._lock:
-                self._executor = self._fresh(self._num_workers)
-            raise
-        except WorkerDiedError:
+        except WorkerDiedError as error:
+            if isinstance(error, WorkerTimeoutError):
+                executor.shutdown(wait=False, kill_workers=True)
             with self._lock:
                 if self._closed:
                     raise RuntimeError("the pool is closed") from None
@@ -130,9 +127,15 @@ def _result(
     executor: ProcessPoolExecutor, function: Callable[..., Result], *args: Any, timeout_s: float | None = None
 ) -> Result:
     try:
-        return executor.submit(function, *args).result(timeout_s)  # type: ignore[no-any-return]
-    except TimeoutError as error:
-        raise WorkerTimeoutError(f"no answer in {timeout_s:g} s") from error
+        future = executor.submit(function, *args)
+        try:
+            return future.result(timeout_s)  # type: ignore[no-any-return]
+        except TimeoutError as error:
+            if future.done():  # it is the function's own, or the answer came at the last moment
+                return future.result()  # type: ignore[no-any-return]
+            raise WorkerTimeoutError(f"no answer in {timeout_s:g} s") from error
+    except ShutdownExecutorError as error:
+        raise WorkerDiedError("the worker was killed together with another that gave no answer in time") from error
     except TerminatedWorkerError as error:
         codes = re.search(r"exit codes of the workers are \{(.*)\}", str(error))
         raise WorkerDiedError(f"the worker process died: {codes[1] if codes else error}") from error
