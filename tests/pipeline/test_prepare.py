@@ -1,35 +1,32 @@
 from __future__ import annotations
 
-import http.server
+import json
 import subprocess
-import threading
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline import media
+from pipeline.clips import ClipSpan, plan_numbered_clip
+from pipeline.fingerprint import PICTURE, SOUND, FingerprintIndex, from_bytes
 from pipeline.prepare import Recipe, hold_last, prepare
-from pipeline.schema import CODES, MEMBERS, Rejected, Sample, encode
-from pipeline.sources import Source, list_sources
+from pipeline.schema import CODES, INDEX, MEMBERS, Rejected, Sample, encode
+from pipeline.sources import Source, clips_of
+from tests.conftest import MakeMedia, run_ffmpeg
 
 
-def source_of(path: Path) -> Source:
-    return Source(source_id=path.name, path=path, title=path.stem, groups=(path.name,))
-
-
-@pytest.fixture
-def server(videos):
-    """A web server on loopback with the videos on it."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(videos))) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
+def source_of(path: Path, **known: Any) -> Source:
+    return Source(
+        source_id=path.name,
+        link=path.name,
+        video_id=path.name,
+        path=path,
+        title=path.stem,
+        groups=(path.name,),
+        **known,
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,24 +103,9 @@ def test_a_file_that_holds_less_than_it_promises_is_rejected(tmp_path, make_medi
     assert "of 30.0 s promised" in outcome.detail
 
 
-def test_a_link_is_fetched_by_yt_dlp_and_gives_what_the_file_gives(server, videos, tmp_path):
-    name = "Train/Sad/video/14.mp4"
-    (tmp_path / "links.txt").write_text(f"{server}/{name}\n{server}/gone.mp4\n{server}/Train/Excited/video/text.mp4\n")
-    good, gone, text = (prepare(s, recipe=Recipe(), seed=0) for s in list_sources(str(tmp_path / "links.txt")))
-    assert isinstance(good, Sample)
-    local = prepare(source_of(videos / name), recipe=Recipe(), seed=0)
-    assert isinstance(local, Sample)
-    assert good.meta["sha256"] == local.meta["sha256"]
-    assert all(np.array_equal(good.arrays[m], local.arrays[m]) for m in MEMBERS)
-    assert isinstance(gone, Rejected)
-    assert (gone.code, "404" in gone.detail) == ("unavailable", True)
-    assert isinstance(text, Rejected)
-    assert text.code in ("undecodable", "unsupported-link")
-
-
 def test_a_known_problem_is_not_opened():
-    source = Source(source_id="x", title="x", groups=("x",), problem=("no-label", "why"))
-    outcome = prepare(source, recipe=Recipe(), seed=0)
+    known = source_of(Path("x"), problem=("no-label", "why"))
+    outcome = prepare(known, recipe=Recipe(), seed=0)
     assert isinstance(outcome, Rejected)
     assert (outcome.code, outcome.detail) == ("no-label", "why")
 
@@ -166,3 +148,146 @@ def test_a_full_temporary_folder_is_not_the_clips_fault(videos, monkeypatch):
     monkeypatch.setattr(media.subprocess, "run", lambda *_, **__: told)
     with pytest.raises(OSError, match="No space left"):
         prepare(source_of(videos / "Train/Sad/video/14.mp4"), recipe=Recipe(), seed=0)
+
+
+# --- a section of a video, as the crawl fetches it -------------------------------------------------------------------
+
+SECTION_SPAN = ClipSpan(start_s=37.219)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, make_media: MakeMedia) -> Path:
+    """A video of 90 s with a keyframe every 2 s, whose sound changes all the time."""
+    return make_media(
+        tmp_path_factory.mktemp("whole") / "song.mp4",
+        picture="testsrc2=size=64x36:rate=25",
+        sound="aevalsrc='0.4*sin(2*PI*400*t+300*sin(4.4*t))+0.2*sin(2*PI*900*t+500*sin(2.7*t))':s=44100",
+        seconds=90,
+        extra=("-g", "50"),
+    )
+
+
+def section_of(whole: Path, span: ClipSpan, target: Path, *, margin_s: float = 1.0) -> Path:
+    """Cut as the crawl does: packets copied, with the times that they have in the whole."""
+    start_s = max(0.0, span.start_s - margin_s)
+    cut = ["-ss", str(start_s), "-t", str(span.start_s + span.length_s + margin_s - start_s), "-i", str(whole)]
+    run_ffmpeg(*cut, "-c", "copy", "-copyts", "-start_at_zero", "-f", "matroska", str(target))
+    return target
+
+
+def difference_db(one: Sample, other: Sample, name: str) -> float:
+    """Of 99% of what is loud: a Matroska file tells times in whole milliseconds, so sound may be half of one off."""
+    levels_db = one.arrays[name][0].astype(float)
+    loud = levels_db > levels_db.max() - 30
+    return float(np.quantile(np.abs(levels_db - other.arrays[name][0])[loud], 0.99))
+
+
+@pytest.mark.parametrize("span", [SECTION_SPAN, ClipSpan(start_s=0.0), ClipSpan(start_s=0.4), ClipSpan(start_s=60.0)])
+def test_a_section_of_a_video_gives_what_the_whole_gives(whole, tmp_path, span):
+    section = section_of(whole, span, tmp_path / "section.mkv")
+    assert section.stat().st_size < whole.stat().st_size * 0.6
+    of_whole, of_section = (
+        prepare(source_of(path, span=span, duration_s=90.0), recipe=Recipe(), seed=0) for path in (whole, section)
+    )
+    assert isinstance(of_whole, Sample)
+    assert isinstance(of_section, Sample)
+    for name in ("start_s", "duration_s", "valid_s", "fps", "width_px", "height_px"):
+        assert of_section.meta[name] == of_whole.meta[name], name
+    assert of_section.meta["start_s"] == span.start_s
+    assert of_section.key.endswith(f"_{span.start_ms:08d}")
+    assert np.array_equal(of_section.arrays["frames"], of_whole.arrays["frames"])
+    for name in ("mel_32k", "mel_22k", "mel_8k"):
+        assert difference_db(of_section, of_whole, name) < 0.5
+    for column, kind in (("sound_print", SOUND), ("picture_print", PICTURE)):
+        index = FingerprintIndex([("whole", from_bytes(of_whole.prints[column], kind))], kind)
+        match = index.match(from_bytes(of_section.prints[column], kind))
+        assert match is not None
+        assert match.difference < 0.05
+
+
+def test_a_frame_later_it_would_give_something_else(whole, tmp_path):
+    """So that the test above proves something."""
+    section = section_of(whole, SECTION_SPAN, tmp_path / "section.mkv")
+    shifted = ClipSpan(start_s=SECTION_SPAN.start_s + 1 / 25)
+    right, wrong = (
+        prepare(source_of(section, span=span, duration_s=90.0), recipe=Recipe(), seed=0)
+        for span in (SECTION_SPAN, shifted)
+    )
+    assert isinstance(right, Sample)
+    assert isinstance(wrong, Sample)
+    assert not np.array_equal(right.arrays["frames"], wrong.arrays["frames"])
+    assert difference_db(right, wrong, "mel_8k") > 10
+
+
+def test_the_last_section_of_a_video_promises_no_more_than_the_video_has(tmp_path, make_media):
+    short = make_media(tmp_path / "short.mp4", seconds=28)
+    span = ClipSpan(start_s=0.0)
+    section = section_of(short, span, tmp_path / "section.mkv")
+    outcome = prepare(source_of(section, span=span, duration_s=28.0), recipe=Recipe(), seed=0)
+    assert isinstance(outcome, Sample)
+    assert outcome.meta["valid_s"] == pytest.approx(28, abs=0.1)
+
+
+def test_a_section_that_holds_less_than_its_span_is_rejected(whole, tmp_path):
+    section = section_of(whole, ClipSpan(start_s=SECTION_SPAN.start_s, length_s=20.0), tmp_path / "section.mkv")
+    outcome = prepare(source_of(section, span=SECTION_SPAN, duration_s=90.0), recipe=Recipe(), seed=0)
+    assert isinstance(outcome, Rejected)
+    assert outcome.code == "undecodable"
+    assert "of 30.0 s promised" in outcome.detail
+
+
+def test_clips_of_one_file_have_their_own_spans_and_keys_and_the_first_is_the_files_only_one(whole):
+    alone = source_of(whole)
+    one, two = (prepare(s, recipe=Recipe(modality="video"), seed=6) for s in clips_of(alone, 2))
+    assert isinstance(one, Sample)
+    assert isinstance(two, Sample)
+    assert abs(one.meta["start_s"] - two.meta["start_s"]) >= 30
+    for number, sample in enumerate((one, two)):
+        planned = plan_numbered_clip(sample.meta["duration_s"], seed=6, video_id="song.mp4", number=number)
+        assert sample.meta["start_s"] == planned.start_s
+    assert one.key.split("_")[1] != two.key.split("_")[1]
+    again = prepare(alone, recipe=Recipe(modality="video"), seed=6)
+    assert isinstance(again, Sample)
+    assert encode(again) == encode(one)
+
+
+# --- fingerprints ----------------------------------------------------------------------------------------------------
+
+
+def test_fingerprints_go_with_the_sample_and_not_into_its_json(whole):
+    outcome = prepare(source_of(whole, span=SECTION_SPAN, duration_s=90.0), recipe=Recipe(), seed=0)
+    assert isinstance(outcome, Sample)
+    assert {name: type(raw) for name, raw in outcome.prints.items()} == {"sound_print": bytes, "picture_print": bytes}
+    assert set(outcome.prints) <= set(INDEX.names)
+    assert len(from_bytes(outcome.prints["sound_print"], SOUND)) == 221
+    assert len(from_bytes(outcome.prints["picture_print"], PICTURE)) == 64
+    told = encode(outcome)
+    assert "print" not in " ".join(json.loads(told["json"]))
+    assert not any("print" in member for member in told)
+
+
+@pytest.mark.parametrize(
+    ("modality", "name", "column"),
+    [
+        ("audio", "Train/Sad/video/only sound.mp4", "sound_print"),
+        ("video", "Train/Sad/video/silent movie.mp4", "picture_print"),
+    ],
+)
+def test_one_modality_has_one_fingerprint(videos, modality, name, column):
+    outcome = prepare(source_of(videos / name), recipe=Recipe(modality=modality), seed=0)
+    assert isinstance(outcome, Sample)
+    assert list(outcome.prints) == [column]
+
+
+def test_what_a_page_told_stands_in_the_samples_json(whole):
+    page = {
+        "uploader": "Somebody",
+        "upload_date": "20210304",
+        "licence": "Creative Commons Attribution",
+        "query": "ytsearch50:sad song",
+    }
+    outcome = prepare(source_of(whole, **page), recipe=Recipe(modality="video"), seed=0)
+    assert isinstance(outcome, Sample)
+    stored = json.loads(encode(outcome)["json"])
+    assert {name: stored[name] for name in page} == page
+    assert (stored["source_id"], stored["link"]) == ("song.mp4", "song.mp4")

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import UserError
@@ -88,44 +87,18 @@ def test_names_that_look_like_numbers_stay_as_written(folder, tmp_path):
     assert (source.source_id, source.label, source.groups[0]) == ("007.mp4", "1", "010")
 
 
-def test_lists_of_links_in_three_formats(tmp_path):
-    links = ["https://a.org/1.mp4", "http://b.org/watch?v=2"]
-    (tmp_path / "l.txt").write_text(
-        "# mine\n\n" + "\n".join([*links, links[0], "file:///etc/passwd", "http://[bad/"]) + "\n"
-    )
-    (tmp_path / "l.csv").write_text("link,year\n" + "".join(f"{x},1999\n" for x in links))
-    pq.write_table(pa.table({"link": links}), tmp_path / "l.parquet")
-    text = list_sources(str(tmp_path / "l.txt"))
-    assert [s.source_id for s in text] == [*links, "file:///etc/passwd", "http://[bad/"]
-    assert [s.problem and s.problem[0] for s in text] == [None, None, "unsupported-link", "unsupported-link"]
-    for name in ("l.csv", "l.parquet"):
-        assert [s.source_id for s in list_sources(str(tmp_path / name))] == links
-
-
-def test_a_table_labels_links(tmp_path):
-    (tmp_path / "l.txt").write_text("https://a.org/1.mp4\nhttps://a.org/2.mp4\n")
-    (tmp_path / "labels.csv").write_text("link,label,group\nhttps://a.org/1.mp4,Sad,suite\n")
-    one, two = list_sources(str(tmp_path / "l.txt"), labels=str(tmp_path / "labels.csv"))
-    assert (one.label, one.groups) == ("Sad", ("suite", "https://a.org/1.mp4"))
-    assert two.problem == ("no-label", "the table of labels does not name it")
-
-
 @pytest.mark.parametrize(
     ("source", "labels", "words"),
     [
-        ("gone", None, "no such folder"),
         ("empty", None, "holds no media file"),
-        ("media/b.mp4", None, "neither a folder nor a list"),
         ("media", "gone.csv", "no such file"),
         ("media", "nolabel.csv", "no column label"),
         ("media", "twice.csv", "more than once"),
         ("media", "badsplit.csv", "known are train, val and test"),
         ("media", "header.csv", "has no row"),
         ("media", "same.csv", "names a.mp4 more than once"),
-        ("empty.txt", None, "lists no link"),
-        ("bad.parquet", None, "cannot be read as a table"),
-        ("latin.txt", None, "no UTF-8"),
-        ("empty.txt", "mved", "goes with a folder"),
+        ("media", "nofile.csv", "row 2 has no file"),
+        ("media", "bad.parquet", "cannot be read as a table"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(folder, tmp_path, monkeypatch, source, labels, words):
@@ -136,9 +109,8 @@ def test_a_mistake_is_told_in_one_line(folder, tmp_path, monkeypatch, source, la
     (tmp_path / "badsplit.csv").write_text("file,label,split\nb.mp4,Sad,trian\n")
     (tmp_path / "header.csv").write_text("file,label\n")
     (tmp_path / "same.csv").write_text("file,label\na.mp4,Sad\n./a.mp4,Fear\n")
-    (tmp_path / "empty.txt").write_text("# nothing\n")
+    (tmp_path / "nofile.csv").write_text("file,label\na.mp4,Sad\n,Fear\n")
     (tmp_path / "bad.parquet").write_text("no parquet")
-    (tmp_path / "latin.txt").write_bytes("http://é".encode("latin-1"))
     with pytest.raises(UserError, match=words) as caught:
         list_sources(source, labels=labels)
     assert "\n" not in str(caught.value)
@@ -150,3 +122,33 @@ def test_odd_names_and_broken_links_are_candidates_too(folder):
     (folder / "folder.mp4").mkdir()
     names = [s.source_id for s in list_sources(str(folder))]
     assert names == ["a/c.MKV", "b.mp4", "b\\udcff.mp4", "d.mp3", "gone.mp4"]
+
+
+def test_several_clips_of_a_file_are_candidates_of_their_own_which_share_all_but_their_number(folder):
+    one, two, three, *others = list_sources(str(folder), clips_per_video=3)
+    assert [s.source_id for s in (one, two, three)] == ["a/c.MKV", "a/c.MKV (clip 2)", "a/c.MKV (clip 3)"]
+    assert [s.number for s in (one, two, three)] == [0, 1, 2]
+    assert [s.video_id for s in others] == ["b.mp4"] * 3 + ["d.mp3"] * 3
+    alone = list_sources(str(folder))[0]
+    assert [replace(s, source_id=s.video_id, number=0) for s in (one, two, three)] == [alone] * 3
+    assert two.groups == one.groups == ("a/c.MKV",)
+
+
+def test_several_clips_of_a_labelled_file_have_its_label_and_groups(tmp_path, folder):
+    table = tmp_path / "labels.csv"
+    table.write_text("file,label,split,group\nb.mp4,Sad,Train,band\n")
+    one, two = list_sources(str(folder), labels=str(table), clips_per_video=2)
+    assert (
+        (two.label, two.split, two.groups) == (one.label, one.split, one.groups) == ("Sad", "train", ("band", "b.mp4"))
+    )
+
+
+def test_more_clips_leave_the_first_ones_as_they_are(folder):
+    few, many = (list_sources(str(folder), clips_per_video=count) for count in (2, 5))
+    assert [s for s in many if s.number < 2] == few
+
+
+def test_of_a_file_link_and_identity_are_its_path_in_the_folder(folder):
+    for source in list_sources(str(folder)):
+        assert source.link == source.source_id == source.video_id
+        assert (source.query, source.span, source.uploader, source.licence) == (None, None, None, None)
