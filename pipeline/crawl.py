@@ -21,6 +21,7 @@ from pipeline.clips import ClipSpan
 from pipeline.errors import RejectedError, UserError, raise_if_disk_full
 from pipeline.proxy import Budget, CheckingProxy, Limits
 from pipeline.schema import Modality
+from pipeline.steps import open_in_steps
 from pipeline.store import Video
 from pipeline.verdicts import verdict
 
@@ -82,6 +83,8 @@ class Session:
 
     def __init__(self, access: Access) -> None:
         self.access = access
+        for name in ("no_proxy", "NO_PROXY"):  # they would lead ffmpeg and yt-dlp past the proxy
+            os.environ.pop(name, None)
         self._proxy = CheckingProxy(
             allow_private=access.allow_private, upstream=access.proxy, open_url=self._open_for_ffmpeg
         ).__enter__()
@@ -287,6 +290,9 @@ class Session:
 
     def _open_for_ffmpeg(self, url: str, headers: dict[str, str]) -> Any:
         """Open what ffmpeg asks the proxy for, with the session's cookies and the format's headers."""
+        return open_in_steps(self._open, url, headers)
+
+    def _open(self, url: str, headers: dict[str, str]) -> Any:
         return self._ydl.urlopen(self._yt_dlp.networking.Request(url, headers={**self._headers, **headers}))
 
     def _judging(self, budget: Budget) -> Any:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from queue import Empty, Queue, SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline import media
@@ -31,6 +31,7 @@ from pipeline.sources import Source
 from pipeline.store import ClipKey, Store, StoredClip, Video
 from pipeline.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError
 
+Answer = TypeVar("Answer")
 License = Literal["any", "creative-commons"]
 
 OF_THE_REQUEST = frozenset({"licence", "excluded", "no-label"})
@@ -99,20 +100,34 @@ class Crawl:
         self._store.add_listings(single)
 
     def _list_entries(self, pool: WorkerPool, request: str) -> None:
-        host = self._host(request)
+        access, limit_s = self._settings.access, MAX_LISTING_S + GRACE_S
+
+        def ask() -> list[Video]:
+            return pool.run(in_session, access, "entries", request, timeout_s=limit_s)
+
         try:
-            limit_s = MAX_LISTING_S + GRACE_S
-            videos = host.ask(
-                lambda: pool.run(in_session, self._settings.access, "entries", request, timeout_s=limit_s)
-            )
+            videos = self._patiently(request, lambda: self._host(request).ask(ask))
         except RejectedError as error:
+            if not is_http(request):
+                raise CrawlStoppedError(
+                    f"{request} could not be searched ({error.detail}); run it again later"
+                ) from error
             # A list that cannot be read is a candidate that cannot be fetched: it is told, and counted.
             videos = [Video(video_id=request, link=request)]
-            if not is_http(request):
-                raise CrawlStoppedError(f"{request} could not be searched ({error.detail})") from error
         except (SiteError, WorkerDiedError) as error:
             raise CrawlStoppedError(f"{request} could not be listed ({error}); run the same command later") from error
         self._store.add_listings({request: videos})
+
+    def _patiently(self, link: str, ask: Callable[[], Answer]) -> Answer:
+        """Ask once more, and once again, where the site breaks off."""
+        for _ in range(MAX_TRIES - 1):
+            try:
+                return ask()
+            except RejectedError as error:
+                if error.code != "network":
+                    raise
+                self._host(link).pause()
+        return ask()
 
     def _host(self, link: str) -> Host:
         name = host_of(link)
@@ -256,20 +271,14 @@ class Crawl:
 
     def _bring(self, pool: WorkerPool, source: Source) -> Source:
         """Read the page, settle the span, fetch and verify the section; the store knows each step when it is done."""
-        for attempt in range(1, MAX_TRIES + 1):
-            try:
-                return self._fetch_clip(pool, source)
-            except RejectedError as error:
-                problem = (error.code, error.detail)
-                if error.code != "network" or attempt == MAX_TRIES:
-                    break
-                self._hosts[host_of(source.link)].pause()
-            except WorkerTimeoutError as error:
-                problem = ("timeout", str(error))
-                break
-            except WorkerDiedError as error:
-                problem = ("internal", str(error))
-                break
+        try:
+            return self._patiently(source.link, lambda: self._fetch_clip(pool, source))
+        except RejectedError as error:
+            problem = (error.code, error.detail)
+        except WorkerTimeoutError as error:
+            problem = ("timeout", str(error))
+        except WorkerDiedError as error:
+            problem = ("internal", str(error))
         return self._note(replace(source, problem=problem))
 
     def _fetch_clip(self, pool: WorkerPool, source: Source) -> Source:

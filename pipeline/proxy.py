@@ -14,7 +14,7 @@ import secrets
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -24,7 +24,9 @@ from urllib.parse import SplitResult, quote, urlsplit
 from pipeline.addresses import NoWayError, RefusedError, Way, basic_auth
 from pipeline.relay import PIECE_BYTES, RELAY_DOMAIN, Answer, OpenUrl, note_error, real_url, relay_url, reply
 
-BUFFER_BYTES = 1 << 17  # a socket's, either way: of a file left in its middle, little more is pulled than was read
+# Of a file left in its middle, little more is pulled than was read.
+SITE_BUFFER_BYTES = 1 << 17  # of a socket to a site: as much as is under way on a long road
+CLIENT_BUFFER_BYTES = 1 << 14  # to a client on loopback
 HEAD_TIMEOUT_S = 10.0  # for a client to say what it wants
 CONNECT_TIMEOUT_S = 15.0  # an address
 LEAVE_S = 5.0  # for the threads of a budget to end when it is left
@@ -106,7 +108,9 @@ class CheckingProxy:
     def __enter__(self) -> CheckingProxy:
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
-        self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)  # accepted ones inherit it
+        self._server.socket.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, CLIENT_BUFFER_BYTES
+        )  # accepted ones inherit it
         self.url = f"http://crawl:{self._secret}@127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
         return self
@@ -199,7 +203,7 @@ class CheckingProxy:
         reason = "it has no address"
         for family, address in self._way.addresses(host, port):
             with socket.socket(family) as site, self._tracked(site, budget):
-                site.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+                site.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SITE_BUFFER_BYTES)
                 site.settimeout(CONNECT_TIMEOUT_S)
                 try:
                     extra = self._way.connect(site, address, host, port, tunnel=tunnel)
@@ -212,6 +216,9 @@ class CheckingProxy:
                 return
         self._require(budget)  # its end cuts connecting off too
         raise NoWayError(f"cannot connect to {host}: {reason}")
+
+
+_HEAD_END = b"\r\n\r\n"
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -313,11 +320,16 @@ class _Handler(BaseHTTPRequestHandler):
             target = f"http://{netloc}{path}" if extra is not None else path
             head = f"{self.command} {target} HTTP/1.1\r\nHost: {netloc}\r\n{kept}{extra or ''}Connection: close\r\n\r\n"
             site.sendall(head.encode("latin-1"))
-            self._pass(site, budget, int(length))
+            self._pass(site, budget, int(length), saying=_say_close)
 
-    def _pass(self, site: socket.socket, budget: Budget, left_bytes: float) -> None:
-        """Pass on what the client sends, so many bytes of it, and all that the site sends, until the client goes."""
-        down = threading.Thread(target=self._pass_down, args=(site, budget), daemon=True)
+    def _pass(
+        self, site: socket.socket, budget: Budget, left_bytes: float, *, saying: Callable[[bytes], bytes] | None = None
+    ) -> None:
+        """Pass on what the client sends, so many bytes of it, and all that the site sends, until the client goes.
+
+        ``saying`` changes the head of the site's answer.
+        """
+        down = threading.Thread(target=self._pass_down, args=(site, budget, saying), daemon=True)
         down.start()
         with suppress(OSError):
             while left_bytes and (piece := self.rfile.read1(int(min(PIECE_BYTES, left_bytes)))):
@@ -328,10 +340,18 @@ class _Handler(BaseHTTPRequestHandler):
         _shut(site, socket.SHUT_RDWR)
         down.join()
 
-    def _pass_down(self, site: socket.socket, budget: Budget) -> None:
+    def _pass_down(self, site: socket.socket, budget: Budget, saying: Callable[[bytes], bytes] | None) -> None:
+        head = b""
         with suppress(OSError):
             while (piece := site.recv(PIECE_BYTES)) and self.server.proxy._count(budget, len(piece)):
+                if saying is not None:
+                    head += piece
+                    if _HEAD_END not in head and len(head) < PIECE_BYTES:
+                        continue
+                    piece, saying = saying(head), None
                 self.connection.sendall(piece)
+            if saying is not None and head:  # cut off in its head
+                self.connection.sendall(head)
         _shut(self.connection, socket.SHUT_WR)
 
     def _relay(self, budget: Budget) -> None:
@@ -375,6 +395,13 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         except OSError:
             return True
+
+
+def _say_close(answer: bytes) -> bytes:
+    """Tell the client of a forwarded answer that its connection ends: a site that ends one need not say so."""
+    head, end, rest = answer.partition(_HEAD_END)
+    kept = [line for line in head.split(b"\r\n") if not line.lower().startswith((b"connection:", b"keep-alive:"))]
+    return b"\r\n".join([*kept, b"Connection: close"]) + end + rest if end else answer
 
 
 def _shut(connection: socket.socket, how: int) -> None:

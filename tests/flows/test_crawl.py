@@ -219,7 +219,7 @@ def test_two_hundred_candidates_killed_ten_times_end_as_an_unbroken_crawl_does(m
     with soak.open() as site:
         (tmp_path / "links.txt").write_text("\n".join(soak.links(site)))
         sources = [f"search:{key}" for key in soak.searches] + [str(tmp_path / "links.txt")]
-        code, told, err = finish(*crawl_words(tmp_path / "whole", *sources), timeout_s=600, **site.environment)
+        code, told, err = Command(*crawl_words(tmp_path / "whole", *sources), **site.environment).finish(timeout_s=900)
         assert code == 0, err
         site.forget()
         words = crawl_words(tmp_path / "broken", *sources)
@@ -245,7 +245,7 @@ def test_two_hundred_candidates_killed_ten_times_end_as_an_unbroken_crawl_does(m
                 assert len(site.requests_of(video)) == requests, f"{video} was asked for again"
             fetched = media_requests(site, tmp_path / "broken/store")
         assert kills >= 8
-        code, text, err = finish(*words, timeout_s=600, **site.environment)
+        code, text, err = Command(*words, **site.environment).finish(timeout_s=900)
         assert (code, text) == (0, told), err
         for video, requests in fetched.items():
             assert len(site.requests_of(video)) == requests, f"{video} was asked for again"
