@@ -31,10 +31,11 @@ from prefect.client.schemas.objects import State
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.states import Failed
 
-from flows.crawling import from_crawl, show_without_fetching
+from flows.crawling import already_built, from_crawl, show_without_fetching
 from flows.progress import Progress
 from flows.request import Request, YesNo
 from flows.tasks import finish, finish_earlier, nothing_to_do, prepared
+from pipeline.build import Build
 from pipeline.card import dataset_card
 from pipeline.denoise import DEFAULT_ON
 from pipeline.errors import UserError
@@ -137,6 +138,13 @@ def build_shards(
     return manifest.counts
 
 
+def already_built_from_folder(request: Request) -> tuple[Build, Manifest] | None:
+    """Tell whether nothing is left to do."""
+    build = request.build(request.folder())
+    manifest = build.up_to_date(request.again)
+    return None if manifest is None else (build, manifest)
+
+
 def from_folder(request: Request, *, log: Callable[[str], None]) -> Manifest:
     """Prepare what is pending of a folder, plan, pack and publish; say so where nothing is to be done."""
     build = request.build(request.folder())
@@ -165,13 +173,11 @@ def run(**parameters: Any) -> int:
         if request.dry_run:
             show_without_fetching(request, show=print)
             return 0
-        if request.is_crawl:
-            request.check_crawl()
-        else:
-            build = request.build(request.folder())
-            if (manifest := build.up_to_date(request.again)) is not None:
-                print(f"build-shards: {nothing_to_do(build)}", file=sys.stderr)
-                return _summary(manifest.counts)
+        request.check()
+        done = already_built(request) if request.is_crawl else already_built_from_folder(request)
+        if done is not None:
+            print(f"build-shards: {nothing_to_do(done[0])}", file=sys.stderr)
+            return _summary(done[1].counts)
     except CrawlStoppedError as error:
         return _fail(str(error), code=3)
     except (UserError, SchemaError, OSError) as error:

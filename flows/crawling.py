@@ -51,6 +51,19 @@ def from_crawl(request: Request, *, log: Log) -> Manifest:
         return manifest
 
 
+def already_built(request: Request) -> tuple[Build, Manifest] | None:
+    """Tell from the store and the set alone that nothing is left to do."""
+    if not (Path(request.store) / "crawl.sqlite").exists():
+        return None
+    with open_store(Path(request.store)) as store:
+        wanted = [query.request for query in request.queries()]
+        if not all(store.is_listed(query) for query in wanted):
+            return None
+        build = request.build(request.candidates(store.videos(wanted)))
+        manifest = build.up_to_date(request.again)
+        return None if manifest is None else (build, manifest)
+
+
 def list_candidates(request: Request, crawl: Crawl, *, log: Log) -> Build:
     """Ask the sites what there is, as far as the store does not know."""
     videos = crawl.list_videos(request.queries(), progress=lambda query: log(f"listed {query}"))
@@ -124,9 +137,8 @@ def show_without_fetching(request: Request, *, show: Log) -> None:
         to_fetch = crawl.to_fetch(pending, again=request.again)
         for source in to_fetch:
             show(f"{source.link}\t{source.title}")
-        show(
-            f"{len(build.sources)} candidates, {len(build.sources) - len(pending)} done already, {len(to_fetch)} to fetch"
-        )
+        done = len(build.sources) - len(pending)
+        show(f"{len(build.sources)} candidates, {done} done already, {len(to_fetch)} to fetch")
         for line in estimate(to_fetch, store, sleep_s=request.sleep_s, fetchers=request.fetchers):
             show(line)
         free = min(free_bytes(Path(folder)) for folder in (request.store, request.out))

@@ -195,16 +195,17 @@ class Request:
         """
         return Excluded.of([Path(folder) for folder in self.exclude])
 
-    def check_crawl(self) -> None:
-        """Read what can be read of a crawl before it starts.
+    def check(self) -> None:
+        """Read what can be read before anything starts.
 
         Raises
         ------
         UserError
             If a list, table or excluded set cannot be used.
         """
-        self.queries()
-        labels_by_link(self.labels)
+        if self.is_crawl:
+            self.queries()
+            labels_by_link(self.labels)
         self.excluded()
 
     def crawl(self) -> CrawlSettings:

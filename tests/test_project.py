@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from pipeline import media
+from pipeline.queries import candidates_of, labels_by_link, read_queries
 from pipeline.schema import EMOTIONS
-from pipeline.sources import list_sources
+from pipeline.store import Video as Listed
 from scripts.demo import videos, write_links
 from scripts.music import MOODS, UNLABELLED
 from scripts.serve import HOST, PortTakenError, serving
@@ -277,10 +278,12 @@ def test_no_style_of_picture_tells_a_mood() -> None:
 def test_demo_lists_give_each_labelled_link_its_mood_and_its_piece_as_group(tmp_path: Path) -> None:
     links = {kind: tmp_path / f"{kind}.txt" for kind in ("unlabeled", "labelled")}
     write_links(links, tmp_path / "labels.csv", 8765)
-    labelled = list_sources(str(links["labelled"]), labels=str(tmp_path / "labels.csv"))
+    found = {kind: read_queries([str(file)], search_prefix="", per_search=1) for kind, file in links.items()}
+    videos = [Listed(video_id=query.request, link=query.request) for query in found["labelled"]]
+    labelled = candidates_of(videos, labels_by_link(str(tmp_path / "labels.csv")), clips_per_video=1)
     assert Counter(source.label for source in labelled) == dict.fromkeys(MOODS, 8)
     assert {len({s.label for s in labelled if s.groups[0] == piece}) for piece in MOODS["Sad"]} == {1}
-    assert not {source.link for source in labelled} & {source.link for source in list_sources(str(links["unlabeled"]))}
+    assert not set(found["labelled"]) & set(found["unlabeled"])
     assert all(source.problem is None for source in labelled)
 
 

@@ -23,7 +23,7 @@ import pytest
 from pipeline import addresses, relay
 from pipeline import proxy as proxy_module
 from pipeline.media import ffmpeg_exe
-from pipeline.proxy import BUFFER_BYTES, CheckingProxy, Limits
+from pipeline.proxy import SITE_BUFFER_BYTES, CheckingProxy, Limits
 from pipeline.relay import PIECE_BYTES, relay_url
 
 PLENTY = Limits(max_bytes=100_000_000, max_s=60)
@@ -529,7 +529,7 @@ def test_ten_gigabytes_are_cut_at_the_limit(proxy: CheckingProxy, site: Site, wa
         assert get(proxy, url)[0] == 403
     time.sleep(0.05)
     assert 2_000_000 < budget.num_bytes <= 2_000_000 + PIECE_BYTES
-    assert sum(SENT) < 2_000_000 + 8 * BUFFER_BYTES  # buffers, the site's own too
+    assert sum(SENT) < 2_000_000 + 8 * SITE_BUFFER_BYTES  # buffers, the site's own too
 
 
 @pytest.mark.parametrize("way", ["plain", "tunnel", "relay"])
