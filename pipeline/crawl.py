@@ -7,18 +7,22 @@ ffmpeg is given addresses of that proxy alone: cookies and headers stay in this 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
+import resource
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline import media
 from pipeline.clips import ClipSpan
-from pipeline.errors import RejectedError, UserError, raise_if_disk_full
+from pipeline.errors import DISK_ERRNOS, RejectedError, UserError, raise_if_disk_full
 from pipeline.proxy import Budget, CheckingProxy, Limits
 from pipeline.schema import Modality
 from pipeline.steps import open_in_steps
@@ -32,6 +36,8 @@ MAX_PAGE_BYTES = 100_000_000  # for what a site sends before the media: pages, s
 MAX_LISTING_BYTES = 1_000_000_000
 MAX_LISTING_S = 3600.0
 SOCKET_TIMEOUT_S = 30.0
+MAX_MEMORY_BYTES = 3_000_000_000  # of a worker: 100 kB of a compressed page may unpack to gigabytes
+MIN_FREE_BYTES = 1_000_000  # less room on a disk is none
 MAX_DEPTH = 3  # of lists within lists: a channel, its tabs, their playlists
 MAX_TEXT = 500  # characters of a title or name that are kept
 
@@ -90,6 +96,7 @@ class Session:
         ).__enter__()
         self._yt_dlp = _import_yt_dlp(access.plugins)
         self._ydl = self._downloader()
+        self._left_bytes = 0  # that answers may hold once they are unpacked; the proxy sees them packed
         self._section: ClipSpan | None = None
         self._headers: dict[str, str] = {}
         self._page: tuple[str, Modality, dict[str, Any]] | None = None  # the last one read
@@ -122,7 +129,9 @@ class Session:
             self._ydl.params["extract_flat"] = "in_playlist"
             try:
                 listed = self._ydl.extract_info(request, download=False)
-                return list(self._videos(listed, request, depth=1))
+                videos = list(self._videos(listed, request, depth=1))
+                _require_whole(budget)
+                return videos
             finally:
                 self._ydl.params["extract_flat"] = False
 
@@ -185,6 +194,7 @@ class Session:
         with self._proxy.budget(limits) as budget, self._judging(budget):
             self._ydl.format_selector = self._ydl.build_format_selector(self._ydl.params["format"])
             info = self._ydl.extract_info(link, download=False)
+            _require_whole(budget)
         if info and "entries" in info:  # a page with several videos stands for its first
             info = next((entry for entry in info["entries"] if entry), None)
         if not info:
@@ -216,7 +226,7 @@ class Session:
         self._section = span
         self._ydl.params["outtmpl"]["default"] = str(folder / "clip.%(ext)s")
         limits = Limits(max_bytes=self.access.max_clip_bytes, max_s=self.access.max_fetch_s)
-        with self._proxy.budget(limits) as budget, self._judging(budget):
+        with self._proxy.budget(limits) as budget, self._judging(budget), _room_in(folder):
             self._ydl.process_ie_result(self._ydl.sanitize_info(info, remove_private_keys=True), download=True)
             files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix != ".part")
             if not files or not files[0].stat().st_size:
@@ -239,7 +249,10 @@ class Session:
         session, yt_dlp = self, self._yt_dlp
 
         class Downloader(yt_dlp.YoutubeDL):  # type: ignore[name-defined,misc]
-            """Lets ffmpeg see addresses of the proxy in place of the site's."""
+            """Lets ffmpeg see addresses of the proxy in place of the site's, and counts what answers unpack to."""
+
+            def urlopen(self, req: Any) -> Any:
+                return session._counted(super().urlopen(req))
 
             def dl(self, name: str, info: dict[str, Any], subtitle: bool = False, test: bool = False) -> Any:
                 formats = info.get("requested_formats") or [info]
@@ -295,7 +308,21 @@ class Session:
     def _open(self, url: str, headers: dict[str, str]) -> Any:
         return self._ydl.urlopen(self._yt_dlp.networking.Request(url, headers={**self._headers, **headers}))
 
+    def _counted(self, response: Any) -> Any:
+        read = response.read
+
+        def counted(amount: int | None = None) -> bytes:
+            data: bytes = read(self._left_bytes + 1 if amount is None else amount)
+            self._left_bytes -= len(data)
+            if self._left_bytes < 0:
+                raise RejectedError("too-large", "it unpacks to more bytes than may be fetched")
+            return data
+
+        response.read = counted
+        return response
+
     def _judging(self, budget: Budget) -> Any:
+        self._left_bytes = budget.limits.max_bytes
         return _Judge(budget)
 
 
@@ -308,6 +335,8 @@ class _Judge:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+            return
         if isinstance(error, Exception):
             raise_if_disk_full(str(error))
             raise verdict(error, self._budget) from error
@@ -321,6 +350,10 @@ _session: Session | None = None
 def in_session(access: Access, method: str, *words: Any) -> Any:
     """Call a method of this process's session, which is opened by the first call."""
     global _session
+    if _session is None:
+        _, hard_bytes = resource.getrlimit(resource.RLIMIT_DATA)
+        soft_bytes = MAX_MEMORY_BYTES if hard_bytes == resource.RLIM_INFINITY else min(MAX_MEMORY_BYTES, hard_bytes)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft_bytes, hard_bytes))
     if _session is None or _session.access != access:
         _session = Session(access)
     return getattr(_session, method)(*words)
@@ -336,6 +369,23 @@ def clean_text(value: object) -> str | None:
     text = str(value).encode(errors="replace").decode()
     text = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in text)).strip()
     return text[:MAX_TEXT] or None
+
+
+def _require_whole(budget: Budget) -> None:
+    """Refuse an answer that was cut off by a limit: without a length, it looks like a whole one."""
+    if budget.exceeded:
+        raise ConnectionError("cut off")
+
+
+@contextmanager
+def _room_in(folder: Path) -> Iterator[None]:
+    """Tell a full disk from what a program says that could not write on."""
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
 
 
 def _seconds(value: object) -> float | None:

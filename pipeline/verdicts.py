@@ -28,7 +28,7 @@ _BY_WORDS: tuple[tuple[str, str], ...] = (
     (r"unsupported url|no suitable extractor", "unsupported-link"),
     (r"timed out|timeout", "timeout"),
     (r"removed|deleted|no longer available|unavailable|not available|does not exist|no video formats", "unavailable"),
-    (r"connection (was )?reset|incomplete ?read|broken pipe|remote end closed|ended early", "network"),
+    (r"connection (was )?(reset|broken)|incomplete ?read|broken pipe|remote end closed|ended early", "network"),
 )
 _BY_STATUS = {
     401: "login",
@@ -57,15 +57,23 @@ def verdict(error: BaseException, budget: Budget) -> Exception:
     if budget.exceeded == "bytes":
         return RejectedError("too-large", f"more than {budget.limits.max_bytes} bytes")
     if budget.refused:
-        return RejectedError("unsupported-link", f"{budget.refused[-1]}; --allow-private lets such links pass")
+        flag_helps = re.search(r"private address|this machine|no web site", budget.refused[-1])
+        hint = "; --allow-private lets such links pass" if flag_helps else ""
+        return RejectedError("unsupported-link", f"{budget.refused[-1]}{hint}")
+    decoded = isinstance(error, RejectedError)  # what came was looked into
     chain = list(_chain(error))
     told = [answer for answer in budget.answers if answer.error is not None]
-    chain += [link for answer in told[-1:] for link in _chain(answer.error)]
+    of_answer = [link for answer in told[-1:] for link in _chain(answer.error)]
+    for link in of_answer if decoded else [*chain, *of_answer]:
+        if isinstance(link, RejectedError):
+            return link  # what read the answer knew already
+    chain += of_answer
+    if any(isinstance(link, MemoryError) for link in chain):
+        return RejectedError("too-large", "it takes too much memory")
     status, retry_after = _status(chain)
     unreachable = getattr(budget, "unreachable", [])
     if unreachable and status in (None, 502):
         return UnreachableError(unreachable[-1])
-    decoded = isinstance(error, RejectedError)  # what came was looked into
     detail = _one_line(told[-1].error if decoded and told and told[-1].error else error)
     detail = detail if status is None else f"HTTP {status}: {detail}"
     if decoded and status is None and not told:
@@ -82,6 +90,10 @@ def verdict(error: BaseException, budget: Budget) -> Exception:
         return LoginWantedError(detail)
     if code is None and any(isinstance(link, OSError) for link in chain):
         code = "network"
+    if code is None and (exit_code := re.search(r"ffmpeg exited with code (-?\d+)", words)):
+        if exit_code[1].startswith("-"):
+            return RejectedError("internal", f"ffmpeg was stopped by signal {exit_code[1][1:]}")
+        return RejectedError("undecodable", "ffmpeg cannot read what the site sent")
     return RejectedError(code or ("network" if decoded else "unavailable"), detail)
 
 
@@ -113,4 +125,5 @@ def _status(chain: list[BaseException]) -> tuple[int | None, float | None]:
 def _one_line(error: BaseException) -> str:
     lines = (str(error) or type(error).__name__).splitlines()
     text = re.sub(r"\x1b\[[0-9;]*m", "", lines[0]).removeprefix("ERROR: ").strip()
-    return re.sub(r"; please report this issue on .*", "", text)[:300]
+    text = re.sub(r"; please report this issue on .*", "", text)
+    return re.sub(r" (for security reasons\. )?Use --(enable-file-urls|list-formats) .*", "", text)[:300]
