@@ -128,12 +128,17 @@ class Store:
 
     def _open(self) -> None:
         file = self.folder / "crawl.sqlite"
-        self._database = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+        try:
+            self._database = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            raise UserError(f"{file} cannot be opened ({error}); mend that, or name another --store") from error
         try:
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
             if version not in (0, STORE_VERSION):
                 told = f"{file} is of version {version}, this software reads {STORE_VERSION}"
                 raise UserError(f"{told}; name another --store")
+            if version == 0 and self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
+                raise UserError(f"{file} is another program's; name another --store")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             if version == 0:
@@ -146,7 +151,10 @@ class Store:
             raise
         self.fetching.mkdir(exist_ok=True)
         for leftover in self.fetching.iterdir():
-            shutil.rmtree(leftover)
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
 
     @property
     def fetching(self) -> Path:
@@ -167,11 +175,15 @@ class Store:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
 
+    def _read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        with self._turn:  # else it would see what another thread has not committed yet
+            return self._database.execute(query, values).fetchall()
+
     # --- listings ------------------------------------------------------------------------------------------------
 
     def is_listed(self, request: str) -> bool:
         """Tell whether a request's results stand in the record."""
-        return self._database.execute("SELECT 1 FROM listed WHERE request = ?", (request,)).fetchone() is not None
+        return bool(self._read("SELECT 1 FROM listed WHERE request = ?", (request,)))
 
     def add_listings(self, listings: Mapping[str, Sequence[Video]]) -> None:
         """Record what requests gave, in order; a video that is known already keeps what is known."""
@@ -201,14 +213,15 @@ class Store:
         query = f"SELECT {columns} FROM listing JOIN video ON id = video WHERE listing.request = ? ORDER BY position"
         found: dict[str, Video] = {}
         for request in requests:
-            for row in self._database.execute(query, (request,)):
+            for row in self._read(query, (request,)):
                 found.setdefault(row[0], _video(row))
         return list(found.values())
 
     def video(self, video_id: str) -> Video:
         """Return what is known of one video."""
         columns = "id, link, request, title, uploader, upload_date, licence, duration_s, resolved"
-        return _video(self._database.execute(f"SELECT {columns} FROM video WHERE id = ?", (video_id,)).fetchone())
+        (row,) = self._read(f"SELECT {columns} FROM video WHERE id = ?", (video_id,))
+        return _video(row)
 
     def set_resolved(self, video: Video) -> None:
         """Record what a video's own page says of it."""
@@ -240,7 +253,7 @@ class Store:
 
     def _clips(self, where: str, values: Sequence[object]) -> Iterator[StoredClip]:
         columns = "video, number, seed, modality, start_s, length_s, state, code, detail, sha256, versions"
-        for row in self._database.execute(f"SELECT {columns} FROM clip {where}", values):
+        for row in self._read(f"SELECT {columns} FROM clip {where}", values):
             yield StoredClip(
                 key=ClipKey(video_id=row[0], number=row[1], seed=row[2], modality=row[3]),
                 span=None if row[4] is None else ClipSpan(start_s=row[4], length_s=row[5]),
@@ -308,12 +321,12 @@ class Store:
 
     def seconds_a_fetch(self) -> float | None:
         """Median time that metadata and clip took in earlier fetches; none where there were none."""
-        rows = self._database.execute("SELECT fetch_s FROM clip WHERE fetch_s IS NOT NULL ORDER BY fetch_s").fetchall()
+        rows = self._read("SELECT fetch_s FROM clip WHERE fetch_s IS NOT NULL ORDER BY fetch_s")
         return float(rows[len(rows) // 2][0]) if rows else None
 
     def bytes_a_clip(self) -> float | None:
         """Mean size of the clips fetched; none where there were none."""
-        (mean,) = self._database.execute("SELECT avg(num_bytes) FROM clip").fetchone()
+        ((mean,),) = self._read("SELECT avg(num_bytes) FROM clip")
         return None if mean is None else float(mean)
 
     # --- files ---------------------------------------------------------------------------------------------------
