@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from pipeline.errors import LoginWantedError, RateLimitedError, UnreachableError
+from pipeline.errors import LoginWantedError, RateLimitedError, RejectedError, UnreachableError
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -50,8 +50,8 @@ class Host:
             If it still does after three waits, or names one of more than five minutes.
         HungUpError
             If the crawl is ended meanwhile.
-        LoginWantedError, UnreachableError
-            As the question does.
+        Exception
+            As the question does; the next one waits its turn as after an answer.
         """
         for wait_s in (self._sleep_s[1] * 2**n for n in range(1, MAX_BACKOFFS + 2)):
             self._wait(self._next_s - time.monotonic())
@@ -59,16 +59,14 @@ class Host:
                 answer = question()
             except RateLimitedError as error:
                 limited = error
-                wait_s = max(wait_s, error.retry_after_s or 0.0)
-                if wait_s > MAX_BACKOFF_S:
-                    break
-                self._next_s = time.monotonic() + wait_s
-                continue
-            except UnreachableError:
-                self._rest()
-                raise
-            except LoginWantedError:
                 self.has_answered = True
+                asked_s = error.retry_after_s or 0.0
+                if asked_s > MAX_BACKOFF_S:
+                    break
+                self._next_s = time.monotonic() + max(wait_s, asked_s)
+                continue
+            except Exception as error:
+                self.has_answered |= isinstance(error, LoginWantedError | RejectedError)
                 self._rest()
                 raise
             self.has_answered = True
