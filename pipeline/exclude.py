@@ -20,7 +20,7 @@ from pipeline.sources import Source
 KINDS = {"sound_print": SOUND, "picture_print": PICTURE}
 
 _ELEVEN = re.compile(r"[A-Za-z0-9_-]{11}")  # a YouTube id
-_HOSTS = ("youtube.com", "youtu.be", "youtube-nocookie.com")
+_HOSTS = (".youtube.com", ".youtu.be", ".youtube-nocookie.com")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +79,10 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["status"] == "kept"]
 
 
-def _identities(*words: str | None) -> set[str]:
+def _identities(*words: str | None) -> list[str]:
     """All that a video may be known by: its words, and the YouTube ids in them."""
-    found = {word for word in words if word}
-    for word in list(found):
-        found.update(f"youtube:{own_id}" for own_id in _youtube_ids(word))
-    return found
+    found = [word for word in words if word]
+    return found + [f"youtube:{own_id}" for word in found for own_id in _youtube_ids(word)]
 
 
 def _youtube_ids(word: str) -> list[str]:
@@ -95,7 +93,7 @@ def _youtube_ids(word: str) -> list[str]:
             parts = urlsplit(word)
         except ValueError:
             return []
-        if not (parts.hostname or "").endswith(_HOSTS):
+        if not f".{parts.hostname}".endswith(_HOSTS):
             return []
         candidates = [*parse_qs(parts.query).get("v", []), PurePosixPath(parts.path).name]
     else:
