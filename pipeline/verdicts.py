@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipeline.errors import LoginWantedError, RateLimitedError, RejectedError, UnreachableError
+from pipeline.errors import LoginWantedError, RateLimitedError, RejectedError, SiteError, UnreachableError
 from pipeline.proxy import Budget
 
 _BY_WORDS: tuple[tuple[str, str], ...] = (
@@ -60,6 +60,8 @@ def verdict(error: BaseException, budget: Budget) -> Exception:
         flag_helps = re.search(r"private address|this machine|no web site", budget.refused[-1])
         hint = "; --allow-private lets such links pass" if flag_helps else ""
         return RejectedError("unsupported-link", f"{budget.refused[-1]}{hint}")
+    if isinstance(error, SiteError):
+        return error  # judged already, where the file was looked into
     decoded = isinstance(error, RejectedError)  # what came was looked into
     chain = list(_chain(error))
     told = [answer for answer in budget.answers if answer.error is not None]
@@ -72,7 +74,7 @@ def verdict(error: BaseException, budget: Budget) -> Exception:
         return RejectedError("too-large", "it takes too much memory")
     status, retry_after = _status(chain)
     unreachable = getattr(budget, "unreachable", [])
-    if unreachable and status in (None, 502):
+    if unreachable and status in (None, 407, 502):
         return UnreachableError(unreachable[-1])
     detail = _one_line(told[-1].error if decoded and told and told[-1].error else error)
     detail = detail if status is None else f"HTTP {status}: {detail}"
@@ -81,16 +83,18 @@ def verdict(error: BaseException, budget: Budget) -> Exception:
     code = _BY_STATUS.get(status) if status is not None else None
     if code is None and status is not None and status >= 500:
         code = "network"
-    words = " ".join(str(link) for link in chain).lower()
+    words = _words(chain)
     if code in (None, "forbidden", "unavailable") and not decoded:
         code = next((name for pattern, name in _BY_WORDS if re.search(pattern, words)), None) or code
     if code == "rate-limited":
         return RateLimitedError(detail, retry_after)
     if code == "login":
         return LoginWantedError(detail)
-    if code is None and any(isinstance(link, OSError) for link in chain):
+    if code == "unreachable":
+        return UnreachableError(detail)
+    if code is None and any(_is_of_network(link) for link in chain):
         code = "network"
-    if code is None and (exit_code := re.search(r"ffmpeg exited with code (-?\d+)", words)):
+    if code is None and status is None and (exit_code := re.search(r"ffmpeg exited with code (-?\d+)", words)):
         if exit_code[1].startswith("-"):
             return RejectedError("internal", f"ffmpeg was stopped by signal {exit_code[1][1:]}")
         return RejectedError("undecodable", "ffmpeg cannot read what the site sent")
@@ -109,6 +113,19 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         yield link
         exc_info = getattr(link, "exc_info", None)
         waiting += [getattr(link, "cause", None), exc_info[1] if exc_info else None, link.__cause__, link.__context__]
+
+
+def _words(chain: list[BaseException]) -> str:
+    """All that they say, without links and names of videos, in which any word may stand."""
+    words = " ".join(str(link) for link in chain)
+    for video_id in filter(None, (getattr(link, "video_id", None) for link in chain)):
+        words = words.replace(f"{video_id}: ", " ")
+    return re.sub(r"\w+://\S+", " ", words).lower()
+
+
+def _is_of_network(link: BaseException) -> bool:
+    """Whether a connection was at fault; yt-dlp, which is not imported here, has an error of its own for that."""
+    return isinstance(link, OSError) or any(kind.__name__ == "TransportError" for kind in type(link).__mro__)
 
 
 def _status(chain: list[BaseException]) -> tuple[int | None, float | None]:
