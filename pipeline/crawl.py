@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from pipeline import media
 from pipeline.clips import ClipSpan
-from pipeline.errors import DISK_ERRNOS, RejectedError, UserError, raise_if_disk_full
+from pipeline.errors import DISK_ERRNOS, DurationError, RejectedError, UserError, raise_if_disk_full
 from pipeline.proxy import Budget, CheckingProxy, Limits
 from pipeline.schema import Modality
 from pipeline.steps import open_in_steps
@@ -38,6 +38,7 @@ MAX_LISTING_S = 3600.0
 SOCKET_TIMEOUT_S = 30.0
 MAX_MEMORY_BYTES = 3_000_000_000  # of a worker: 100 kB of a compressed page may unpack to gigabytes
 MIN_FREE_BYTES = 1_000_000  # less room on a disk is none
+WRONG_DURATION_S = 2.0  # by which a page's figure is beyond rounding
 MAX_DEPTH = 3  # of lists within lists: a channel, its tabs, their playlists
 MAX_TEXT = 500  # characters of a title or name that are kept
 
@@ -121,7 +122,7 @@ class Session:
 
         Raises
         ------
-        RejectedError, StopCrawlError
+        RejectedError, SiteError
             As ``verdict`` says.
         """
         limits = Limits(max_bytes=MAX_LISTING_BYTES, max_s=MAX_LISTING_S)
@@ -167,7 +168,7 @@ class Session:
 
         Raises
         ------
-        RejectedError, StopCrawlError
+        RejectedError, SiteError
             As ``verdict`` says; ``live`` for what has no end yet.
         """
         info = self._read_page(link, modality)
@@ -216,8 +217,10 @@ class Session:
 
         Raises
         ------
-        RejectedError, StopCrawlError
+        RejectedError, SiteError
             As ``verdict`` says.
+        DurationError
+            If the clip cannot be had since the media are much shorter than ``duration_s``.
         OSError
             If the disk is full.
         """
@@ -226,6 +229,7 @@ class Session:
         self._section = span
         self._ydl.params["outtmpl"]["default"] = str(folder / "clip.%(ext)s")
         limits = Limits(max_bytes=self.access.max_clip_bytes, max_s=self.access.max_fetch_s)
+        told: Exception | None = None
         with self._proxy.budget(limits) as budget, self._judging(budget), _room_in(folder):
             self._ydl.process_ie_result(self._ydl.sanitize_info(info, remove_private_keys=True), download=True)
             files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix != ".part")
@@ -234,10 +238,14 @@ class Session:
             try:
                 media.verify_section(files[0], span, duration_s=duration_s, modality=modality)
             except RejectedError as error:
-                # A file that does not decode is the site's fault, unless the way there broke off.
-                told = verdict(error, budget)
-                raise told from error
-        return files[0]
+                told = verdict(error, budget)  # the way there may have broken off
+        if told is None:
+            return files[0]
+        if isinstance(told, RejectedError) and told.code in ("undecodable", "too-short"):
+            real_s = self._duration_of_media(info)
+            if real_s < duration_s - WRONG_DURATION_S:
+                raise DurationError(real_s)
+        raise told
 
     # --- yt-dlp --------------------------------------------------------------------------------------------------
 
@@ -407,7 +415,7 @@ def _import_yt_dlp(plugins: str | None) -> Any:
     """Import yt-dlp without foreign code, unless that was asked for."""
     if plugins is None:
         os.environ["YTDLP_NO_PLUGINS"] = "1"
-    elif "yt_dlp" in sys.modules and os.environ.get("YTDLP_NO_PLUGINS"):
+    elif os.environ.pop("YTDLP_NO_PLUGINS", None) and "yt_dlp" in sys.modules:
         raise RuntimeError("yt-dlp was imported without plugins in this process")
     import yt_dlp
     import yt_dlp.globals

@@ -32,6 +32,14 @@ class RejectedError(Exception):
         return f"{self.code}: {self.detail}"
 
 
+class DurationError(Exception):
+    """The media are not as long as their page says."""
+
+    def __init__(self, duration_s: float) -> None:
+        super().__init__(duration_s)
+        self.duration_s = duration_s
+
+
 class SiteError(Exception):
     """A site that asks the whole crawl to stop: it is no candidate's fault, and true of the next one as well."""
 

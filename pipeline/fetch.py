@@ -21,9 +21,9 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline import media
-from pipeline.clips import plan_numbered_clip
+from pipeline.clips import ClipSpan, plan_numbered_clip
 from pipeline.crawl import MAX_LISTING_S, Access, in_session
-from pipeline.errors import RejectedError, SiteError, UnreachableError
+from pipeline.errors import DurationError, RejectedError, SiteError, UnreachableError
 from pipeline.manners import CrawlStoppedError, Host, HungUpError
 from pipeline.queries import Query, is_http, with_page
 from pipeline.schema import FAILURE_CODES, Modality
@@ -297,18 +297,27 @@ class Crawl:
         source = with_page(source, video)
         if (problem := self._unwanted(source)) is not None:
             return self._note(replace(source, problem=problem))
-        assert video.duration_s is not None  # a page without one is rejected
-        span = self._store.clip(key).span
-        if span is None:
-            span = plan_numbered_clip(
-                video.duration_s, seed=self._settings.seed, video_id=source.video_id, number=source.number
-            )
-            self._store.set_span(key, span)
         with tempfile.TemporaryDirectory(dir=self._store.fetching) as folder:
-            file = call("fetch", source.link, span, video.duration_s, modality, Path(folder))
+            try:
+                file = call("fetch", source.link, self._span(key, video), video.duration_s, modality, Path(folder))
+            except DurationError as error:  # the media know better than their page
+                video = replace(video, duration_s=error.duration_s)
+                source = with_page(source, video)
+                self._store.set_resolved(video)
+                span = self._span(key, video, anew=True)
+                file = call("fetch", source.link, span, video.duration_s, modality, Path(folder))
             fetch_s = time.monotonic() - began_s
             path = self._store.set_fetched(key, file, fetch_s=fetch_s, versions=versions())
-        return replace(source, path=path, span=span)
+        return replace(source, path=path, span=self._span(key, video))
+
+    def _span(self, key: ClipKey, video: Video, *, anew: bool = False) -> ClipSpan:
+        """Part of the video that is the clip: as stored, or drawn and stored."""
+        span = self._store.clip(key).span
+        if span is None or anew:
+            assert video.duration_s is not None  # a page without one is rejected
+            span = plan_numbered_clip(video.duration_s, seed=key.seed, video_id=key.video_id, number=key.number)
+            self._store.set_span(key, span)
+        return span
 
     def _known(self, source: Source, clip: StoredClip, again: Collection[str]) -> Source | None:
         """Return the candidate as the store knows it, if no site needs to be asked."""

@@ -40,7 +40,7 @@ def crawl_words(folder: Path, *sources: str) -> list[str]:
     """Words of a crawl that a loopback site bears."""
     words = [word for source in sources for word in ("--source", source)]
     words += ["--search-prefix", "catsearch", "--plugins", str(PLUGINS), "--allow-private"]
-    words += ["--sleep-s", "0", "0", "--max-fetch-s", "4", "--max-clip-mb", "40", "--workers", "2"]
+    words += ["--sleep-s", "0", "0", "--max-fetch-s", "6", "--max-clip-mb", "15", "--workers", "2"]
     return [*words, "--out", str(folder / "set"), "--store", str(folder / "store")]
 
 
