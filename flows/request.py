@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http.cookiejar import LoadError, MozillaCookieJar
@@ -26,6 +27,7 @@ from pipeline.store import Video
 YesNo = Literal["yes", "no"]
 
 PROXY_VARIABLE = "CRAWL_PROXY"
+DAY_S = 86_400.0  # no pause and no fetch takes longer
 BROWSERS = ("brave", "chrome", "chromium", "edge", "firefox", "opera", "safari", "vivaldi", "whale")
 
 
@@ -84,16 +86,21 @@ class Request:
         for flag, number in counts.items():
             if number is not None and number < 1:
                 raise UserError(f"{flag} {number}: give a whole number from 1 up")
-        if not self.words:
+        if not self.words or not all(word.strip() for word in self.words):
             raise UserError("--source is missing: a folder, search:KEY, a link, or a file of searches and links")
+        for flag, folder in (("--out", self.out), ("--store", self.store)):
+            if not folder.strip():
+                raise UserError(f"{flag} is missing: name a folder")
+        if not -(2**63) <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed}: give a whole number of 64 bits")
         shortest_s, longest_s = self.sleep_s
-        if not 0 <= shortest_s <= longest_s:
+        if not 0 <= shortest_s <= longest_s <= DAY_S:
             raise UserError(
-                f"--sleep-s {shortest_s:g} {longest_s:g}: give the shortest pause, then the longest, from 0 up"
+                f"--sleep-s {shortest_s:g} {longest_s:g}: give the shortest pause, then the longest, from 0 up to a day"
             )
-        if not self.max_fetch_s > 0:
-            raise UserError(f"--max-fetch-s {self.max_fetch_s:g}: give seconds above 0")
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", self.search_prefix):
+        if not 0 < self.max_fetch_s <= DAY_S:
+            raise UserError(f"--max-fetch-s {self.max_fetch_s:g}: give seconds above 0, up to a day")
+        if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9]*[A-Za-z])?", self.search_prefix):  # the number of results follows
             raise UserError(f"--search-prefix {self.search_prefix}: give an extractor's search key, such as ytsearch")
         if unknown := sorted(self.again - CODES.keys()):
             raise UserError(f"--retry {', '.join(unknown)}: no such code; known are {', '.join(CODES)}")
@@ -102,20 +109,22 @@ class Request:
     def _check_access(self) -> None:
         if self.cookies is not None:
             try:
-                MozillaCookieJar(self.cookies).load(ignore_discard=True, ignore_expires=True)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a traceback for every line that is no cookie
+                    MozillaCookieJar(self.cookies).load(ignore_discard=True, ignore_expires=True)
             except LoadError as error:
                 raise UserError(f"--cookies {self.cookies} is no cookies file in Netscape's format") from error
             except (OSError, UnicodeDecodeError) as error:
                 reason = getattr(error, "strerror", None) or "it is no text"
                 raise UserError(f"--cookies {self.cookies} cannot be read: {reason}") from error
-        if self.cookies_from_browser and self.cookies_from_browser.split(":")[0] not in BROWSERS:
+        if self.cookies_from_browser is not None and self.cookies_from_browser.split(":")[0] not in BROWSERS:
             raise UserError(f"--cookies-from-browser {self.cookies_from_browser}: known are {', '.join(BROWSERS)}")
         if self.proxy is not None and "@" in self.proxy:
             raise UserError(f"--proxy with a password would be written down: put it into the variable {PROXY_VARIABLE}")
         for name, proxy in (("--proxy", self.proxy), (PROXY_VARIABLE, os.environ.get(PROXY_VARIABLE))):
-            if proxy and (urlsplit(proxy).scheme != "http" or not urlsplit(proxy).hostname):
+            if proxy and not _is_http_proxy(proxy):
                 raise UserError(f"{name}: only proxies of the form http://host:port are used")
-        if self.plugins not in (None, "default") and not Path(self.plugins or "").is_dir():
+        if self.plugins not in (None, "default") and not (self.plugins and Path(self.plugins).is_dir()):
             raise UserError(f"--plugins {self.plugins}: no such folder; `default` loads the yt-dlp plugins installed")
 
     @property
@@ -229,3 +238,11 @@ class Request:
             fetchers=self.fetchers,
             excluded=self.excluded().by_identity,
         )
+
+
+def _is_http_proxy(proxy: str) -> bool:
+    try:
+        parts = urlsplit(proxy)
+        return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0  # the port may be no number
+    except ValueError:
+        return False
