@@ -16,10 +16,12 @@ import webdataset.tariterators as tariterators
 from pipeline import shards
 from pipeline.build import Build, prepare_batch
 from pipeline.errors import UserError
+from pipeline.exclude import Excluded
 from pipeline.prepare import Recipe, prepare
 from pipeline.schema import EMOTIONS, MEMBERS, Manifest, SchemaError, decode
 from pipeline.sources import list_sources
 from pipeline.storage import publishing, single_writer
+from tests.conftest import run_ffmpeg
 
 
 def request(out: Path, folder: Path, *, labelled: str | None = "mved", **changes) -> Build:
@@ -112,7 +114,7 @@ def test_normalisation_is_that_of_the_stored_training_arrays(built):
 def test_nothing_stored_tells_of_this_machine(built, videos):
     told = (built / "dataset.json").read_text() + (built / "README.md").read_text()
     told += "".join(record["json"].decode() for _, record in records(built))
-    told += json.dumps(pq.read_table(built / "index.parquet").to_pylist())
+    told += json.dumps(pq.read_table(built / "index.parquet").to_pylist(), default=repr)  # fingerprints are bytes
     assert str(videos) not in told
     assert str(built) not in told
 
@@ -219,6 +221,25 @@ def test_an_unlabelled_set_has_one_split_and_no_classes(videos, tmp_path):
     assert manifest.labels is None
     assert list(manifest.normalization) == ["frames"]
     assert all("cls" not in record for _, record in records(tmp_path / "set"))
+
+
+def test_what_another_set_holds_is_left_out_and_told_whether_it_is_the_file_or_the_picture(
+    built, videos, tmp_path, make_media
+):
+    media = tmp_path / "media"
+    media.mkdir()
+    shutil.copy(videos / "Train/Sad/video/14.mp4", media / "copy.mp4")
+    again = ("-vf", "scale=128:72", "-c:v", "mpeg4", "-q:v", "8", "-an")
+    run_ffmpeg("-i", str(videos / "Train/Excited/video/14.mp4"), *again, str(media / "again.mkv"))
+    make_media(media / "new.mp4", picture="mandelbrot=size=96x54:rate=15", seconds=27)
+    excluded, recipe = Excluded.of([built]), Recipe(modality="video")
+    manifest = run(request(tmp_path / "set", media, labelled=None, recipe=recipe, excluded=excluded))
+    assert manifest.counts == {"kept": 1, "rejected": 2, "failed": 0, "by_code": {"excluded": 2}}
+    rows = {r["source_id"]: r for r in pq.read_table(tmp_path / "set/index.parquet").to_pylist()}
+    assert rows["copy.mp4"]["detail"] == f"{built} holds this file"
+    assert rows["again.mkv"]["detail"].startswith(f"picture as in {built}: ")
+    assert rows["again.mkv"]["key"] is None
+    assert rows["new.mp4"]["status"] == "kept"
 
 
 def test_our_own_error_fails_that_clip_alone_and_it_is_tried_again(built, videos, tmp_path, monkeypatch):
@@ -332,7 +353,10 @@ def test_a_file_being_written_has_no_final_name_until_it_is_whole(tmp_path):
 
 
 def test_a_folder_has_one_writer(tmp_path):
-    with single_writer(tmp_path / ".build", doing="building a set", flag="--out"), pytest.raises(UserError, match="another process is building"):
+    with (
+        single_writer(tmp_path / ".build", doing="building a set", flag="--out"),
+        pytest.raises(UserError, match="another process is building"),
+    ):
         with single_writer(tmp_path / ".build", doing="building a set", flag="--out"):
             pass
     with single_writer(tmp_path / ".build", doing="building a set", flag="--out"):
