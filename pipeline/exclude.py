@@ -43,11 +43,12 @@ class Excluded:
         identities: dict[str, str] = {}
         prints: dict[str, list[tuple[str, np.ndarray]]] = {column: [] for column in KINDS}
         for folder in folders:
+            own_name = folder.resolve().name  # what is stored tells nothing of this machine
             for row in _rows(folder):
                 for name in (*_identities(row["source_id"], row["link"], row["source_group"]), row["sha256"]):
-                    identities.setdefault(name, str(folder))
+                    identities.setdefault(name, own_name)
                 for column, kind in KINDS.items():
-                    prints[column].append((f"{folder}: {row['key']}", from_bytes(row[column], kind)))
+                    prints[column].append((f"{own_name}: {row['key']}", from_bytes(row[column], kind)))
         indexes = tuple((column, FingerprintIndex(prints[column], KINDS[column])) for column in KINDS if folders)
         return cls(identities=identities, indexes=indexes)
 

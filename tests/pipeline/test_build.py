@@ -236,8 +236,8 @@ def test_what_another_set_holds_is_left_out_and_told_whether_it_is_the_file_or_t
     manifest = run(request(tmp_path / "set", media, labelled=None, recipe=recipe, excluded=excluded))
     assert manifest.counts == {"kept": 1, "rejected": 2, "failed": 0, "by_code": {"excluded": 2}}
     rows = {r["source_id"]: r for r in pq.read_table(tmp_path / "set/index.parquet").to_pylist()}
-    assert rows["copy.mp4"]["detail"] == f"{built} holds this file"
-    assert rows["again.mkv"]["detail"].startswith(f"picture as in {built}: ")
+    assert rows["copy.mp4"]["detail"] == "mved holds this file"
+    assert rows["again.mkv"]["detail"].startswith("picture as in mved: ")
     assert rows["again.mkv"]["key"] is None
     assert rows["new.mp4"]["status"] == "kept"
 
