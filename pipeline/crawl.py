@@ -260,7 +260,11 @@ class Session:
             """Lets ffmpeg see addresses of the proxy in place of the site's, and counts what answers unpack to."""
 
             def urlopen(self, req: Any) -> Any:
-                return session._counted(super().urlopen(req))
+                try:
+                    return session._counted(super().urlopen(req))
+                except yt_dlp.networking.exceptions.HTTPError as error:
+                    session._counted(error.response)
+                    raise
 
             def dl(self, name: str, info: dict[str, Any], subtitle: bool = False, test: bool = False) -> Any:
                 formats = info.get("requested_formats") or [info]
@@ -364,7 +368,11 @@ def in_session(access: Access, method: str, *words: Any) -> Any:
         resource.setrlimit(resource.RLIMIT_DATA, (soft_bytes, hard_bytes))
     if _session is None or _session.access != access:
         _session = Session(access)
-    return getattr(_session, method)(*words)
+    try:
+        return getattr(_session, method)(*words)
+    finally:
+        if _peak_bytes() > 0.8 * MAX_MEMORY_BYTES:
+            os._exit(1)  # the proxy's threads may have met the limit too, and another worker takes over
 
 
 # --- small things ------------------------------------------------------------------------------------------------
@@ -377,6 +385,13 @@ def clean_text(value: object) -> str | None:
     text = str(value).encode(errors="replace").decode()
     text = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in text)).strip()
     return text[:MAX_TEXT] or None
+
+
+def _peak_bytes() -> int:
+    """Most memory that this process has held, where the system tells (getrusage would tell a parent's share too)."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 if found else 0
 
 
 def _require_whole(budget: Budget) -> None:
@@ -420,6 +435,7 @@ def _import_yt_dlp(plugins: str | None) -> Any:
     import yt_dlp
     import yt_dlp.globals
     import yt_dlp.networking
+    import yt_dlp.networking.exceptions
 
     yt_dlp.globals.plugin_dirs.value = [plugins] if plugins else []
     return yt_dlp
