@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import random
 import sqlite3
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -46,6 +45,8 @@ def crawl_words(folder: Path, *sources: str) -> list[str]:
 
 def states(store: Path) -> dict[str, tuple[str, str | None, str | None]]:
     """State, code and file of every clip, by the video's id."""
+    if not (store / "crawl.sqlite").exists():
+        return {}
     with contextlib.closing(sqlite3.connect(f"file:{store / 'crawl.sqlite'}?mode=ro", uri=True)) as database:
         rows = database.execute("SELECT video, state, code, sha256 FROM clip").fetchall()
     assert len({row[0] for row in rows}) == len(rows)
@@ -221,29 +222,26 @@ def test_two_hundred_candidates_killed_ten_times_end_as_an_unbroken_crawl_does(m
         sources = [f"search:{key}" for key in soak.searches] + [str(tmp_path / "links.txt")]
         code, told, err = Command(*crawl_words(tmp_path / "whole", *sources), **site.environment).finish(timeout_s=900)
         assert code == 0, err
+        num_requests = len(site.requests)
         site.forget()
         words = crawl_words(tmp_path / "broken", *sources)
-        kills = 0
         fetched: dict[str, int] = {}
-        while kills < 10:
-            if kills == 5:
+        kills = 0
+        for start in range(12):
+            if start == 5:
                 site.storm(after=20)
             running = Command(*words, **site.environment)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                running.process.wait(timeout=rng.uniform(8, 20))
-            if running.process.poll() is not None:
-                assert running.finish()[0] == (3 if kills == 5 else 0)
-                if kills != 5:
-                    break
-            else:
-                running.kill()
-                running.finish()
+            killed = killed_after(running, site, rng.randrange(1, num_requests // 6))
+            code, _, err = running.finish()
             site.calm()
-            kills += 1
-            time.sleep(0.5)
+            kills += killed
             for video, requests in fetched.items():
                 assert len(site.requests_of(video)) == requests, f"{video} was asked for again"
-            fetched = media_requests(site, tmp_path / "broken/store")
+            fetched = requests_for_stored(site, tmp_path / "broken/store")
+            if not killed:
+                assert code == (3 if start == 5 else 0), err
+                if start != 5:
+                    break
         assert kills >= 8
         code, text, err = Command(*words, **site.environment).finish(timeout_s=900)
         assert (code, text) == (0, told), err
@@ -265,7 +263,19 @@ def test_two_hundred_candidates_killed_ten_times_end_as_an_unbroken_crawl_does(m
     assert one == other
 
 
-def media_requests(site: Catalogue, store: Path) -> dict[str, int]:
+def killed_after(running: Command, site: Catalogue, num_requests: int) -> bool:
+    """SIGKILL once the site was asked so many times more, and a moment; False if it ends before."""
+    start = len(site.requests)
+    while running.process.poll() is None:
+        if len(site.requests) >= start + num_requests:
+            time.sleep(num_requests % 7 / 10)
+            running.kill()
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def requests_for_stored(site: Catalogue, store: Path) -> dict[str, int]:
     """Requests so far for the videos whose clip is stored."""
     stored = {video.removeprefix("catalogue:") for video, (_, _, sha256) in states(store).items() if sha256}
     return {video: len(site.requests_of(video)) for video in stored if video in site.videos}

@@ -19,6 +19,9 @@ import yaml
 from flows.prefect_plugin import bare_name
 from flows.serve import free_port, server, wait_for
 from flows.served import served_url
+from pipeline.queries import read_queries
+from tests.catalogue.media import recordings
+from tests.catalogue.site import PLUGINS, Catalogue, Video
 
 ROOT = Path(__file__).parents[2]
 PREFECT = Path(sys.executable).with_name("prefect")
@@ -108,16 +111,33 @@ def wait_until(happens, what: str) -> None:
         time.sleep(0.1)
 
 
-def defaults_of(videos: Path, out: Path) -> str:
-    return (
-        f"source = {json.dumps(str(videos))}\nout = {json.dumps(str(out))}\nlabels = 'mved'\nlimit = 4\nworkers = 2\n"
-    )
+def toml(parameters: dict[str, object]) -> str:
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in parameters.items())  # true of what is used here
 
 
 @pytest.fixture(scope="module")
-def served(videos, tmp_path_factory):
+def catalogue(tmp_path_factory):
+    """A site on loopback that answers the committed search keys."""
+    made = recordings(tmp_path_factory.getbasetemp().parent / "catalogue-media", 3)
+    ids = [f"song-{n}" for n in range(3)]
+    keys = [query.request for query in read_queries(["flows/search-keys.txt"], search_prefix="x", per_search=1)]
+    searches = {key.split(":", 1)[1]: [ids[n % 3], ids[(n + 1) % 3]] for n, key in enumerate(keys)}
+    videos = [Video(id=name, recording=recording) for name, recording in zip(ids, made, strict=True)]
+    with Catalogue(videos, searches=searches) as site:
+        yield site
+
+
+def defaults_of(folder: Path) -> dict[str, object]:
+    """The committed defaults, with their keys, pointed to the loopback site."""
+    site = {"search_prefix": "catsearch", "plugins": str(PLUGINS), "allow_private": True, "sleep_s": [0, 0]}
+    own = {"out": str(folder / "set"), "store": str(folder / "store"), "workers": 2}
+    return tomllib.loads((ROOT / "flows/defaults.toml").read_text()) | site | own
+
+
+@pytest.fixture(scope="module")
+def served(catalogue, tmp_path_factory):
     folder = tmp_path_factory.mktemp("serve")
-    served = Served(folder / "home", defaults_of(videos, folder / "set")).start()
+    served = Served(folder / "home", toml(defaults_of(folder)), **catalogue.environment).start()
     yield served
     assert served.stop(signal.SIGTERM) == 0
     assert not (served.home / "server.json").exists()
@@ -186,17 +206,34 @@ def test_the_bare_name_is_told_from_the_options_values(words, place):
 # --- with one server for all
 
 
-def test_the_bare_command_does_the_job_of_the_defaults_file(served, videos):
+def test_the_bare_command_does_the_job_of_the_defaults_file(served, catalogue):
     code, told = served.run("build-shards", "--watch")
     assert code == 0, told + served.words()
     assert told.endswith("Flow run finished successfully in 'Completed'.\n")
-    assert "4 candidates, 0 done already" in told
+    assert "3 candidates, 0 done already, 3 to fetch" in told
+    assert "3 of 3 clips: 3 fetched, 0 rejected, 0 failed" in told
     manifest = json.loads((served.home.parent / "set/dataset.json").read_text())
-    assert sum(manifest["counts"][status] for status in ("kept", "rejected", "failed")) == 4
+    assert manifest["counts"] == {"kept": 3, "rejected": 0, "failed": 0, "by_code": {}}
+    searched = {request.query for request in catalogue.requests_in("search")}
+    assert len(searched) == len(catalogue.searches) > 12
+    asked = len(catalogue.requests)
+    code, told = served.run("build-shards", "--watch")
+    assert code == 0, told + served.words()
+    assert "nothing to do: all 3 candidates" in told
+    assert len(catalogue.requests) == asked
+
+
+def test_p_names_other_searches(served, catalogue, tmp_path):
+    key = next(iter(catalogue.searches))
+    words = ("-p", f'source=["search:{key}", "{catalogue.watch("song-2")}"]', "-p", f"out={tmp_path / 'set'}")
+    code, told = served.run("build-shards", "--watch", *words, "-p", "clips_per_video=2", "-p", "limit=3")
+    assert code == 0, told + served.words()
+    ids = pq.read_table(tmp_path / "set/index.parquet")["source_id"].to_pylist()
+    assert sorted(ids) == ["catalogue:song-0", "catalogue:song-0 (clip 2)", "catalogue:song-1"]
 
 
 def test_parameters_by_p_are_the_flows_own(served, videos, tmp_path):
-    words = ("-p", f"source={videos}", "-p", f"out={tmp_path / 'set'}", "-p", "limit=2", "-p", "labels=null")
+    words = ("-p", f"source={videos}", "-p", f"out={tmp_path / 'set'}", "-p", "limit=2")
     code, told = served.run("--watch", *words, "build-shards/build-shards")
     assert code == 0, told + served.words()
     assert pq.read_table(tmp_path / "set/index.parquet").num_rows == 2
@@ -285,7 +322,8 @@ def test_prefect_yaml_deploys_the_same_to_a_work_pool(videos, tmp_path, monkeypa
 
 
 def test_after_a_kill_nothing_is_left_and_the_next_one_goes_on_until_ctrl_c(videos, tmp_path):
-    served = Served(tmp_path / "home", defaults_of(videos, tmp_path / "set") + "samples_per_shard = 4\n").start()
+    parameters = {"source": str(videos), "out": str(tmp_path / "set"), "labels": "mved", "limit": 4, "workers": 2}
+    served = Served(tmp_path / "home", toml(parameters | {"samples_per_shard": 4})).start()
     try:
         interrupt(served, tmp_path / "set", signal.SIGKILL)
         served.start()
