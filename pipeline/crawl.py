@@ -96,7 +96,10 @@ class Session:
             allow_private=access.allow_private, upstream=access.proxy, open_url=self._open_for_ffmpeg
         ).__enter__()
         self._yt_dlp = _import_yt_dlp(access.plugins)
-        self._ydl = self._downloader()
+        try:
+            self._ydl = self._downloader()
+        except self._yt_dlp.cookies.CookieLoadError as error:
+            raise UserError(f"the cookies cannot be read: {error.__context__ or error}") from error
         self._left_bytes = 0  # that answers may hold once they are unpacked; the proxy sees them packed
         self._section: ClipSpan | None = None
         self._headers: dict[str, str] = {}
@@ -433,6 +436,7 @@ def _import_yt_dlp(plugins: str | None) -> Any:
     elif os.environ.pop("YTDLP_NO_PLUGINS", None) and "yt_dlp" in sys.modules:
         raise RuntimeError("yt-dlp was imported without plugins in this process")
     import yt_dlp
+    import yt_dlp.cookies
     import yt_dlp.globals
     import yt_dlp.networking
     import yt_dlp.networking.exceptions
