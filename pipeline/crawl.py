@@ -98,6 +98,7 @@ class Session:
         self._yt_dlp = _import_yt_dlp(access.plugins)
         try:
             self._ydl = self._downloader()
+            _ = self._ydl.cookiejar  # read now: a page is not to be blamed for it
         except self._yt_dlp.cookies.CookieLoadError as error:
             raise UserError(f"the cookies cannot be read: {error.__context__ or error}") from error
         self._left_bytes = 0  # that answers may hold once they are unpacked; the proxy sees them packed
