@@ -99,8 +99,9 @@ class Session:
         try:
             self._ydl = self._downloader()
             _ = self._ydl.cookiejar  # read now: a page is not to be blamed for it
-        except self._yt_dlp.cookies.CookieLoadError as error:
-            raise UserError(f"the cookies cannot be read: {error.__context__ or error}") from error
+        except (self._yt_dlp.cookies.CookieLoadError, self._yt_dlp.utils.YoutubeDLError) as error:
+            told = str(error).splitlines()[0].removeprefix("ERROR: ")
+            raise UserError(f"--cookies, --cookies-from-browser: {told}") from error
         self._left_bytes = 0  # that answers may hold once they are unpacked; the proxy sees them packed
         self._section: ClipSpan | None = None
         self._headers: dict[str, str] = {}
