@@ -182,7 +182,7 @@ def difference_db(one: Sample, other: Sample, name: str) -> float:
     return float(np.quantile(np.abs(levels_db - other.arrays[name][0])[loud], 0.99))
 
 
-@pytest.mark.parametrize("span", [SECTION_SPAN, ClipSpan(start_s=0.0), ClipSpan(start_s=0.4), ClipSpan(start_s=60.0)])
+@pytest.mark.parametrize("span", [SECTION_SPAN, ClipSpan(start_s=0.0), ClipSpan(start_s=60.0)])
 def test_a_section_of_a_video_gives_what_the_whole_gives(whole, tmp_path, span):
     section = section_of(whole, span, tmp_path / "section.mkv")
     assert section.stat().st_size < whole.stat().st_size * 0.6
