@@ -272,8 +272,8 @@ class Session:
                     raise
 
             def dl(self, name: str, info: dict[str, Any], subtitle: bool = False, test: bool = False) -> Any:
-                formats = info.get("requested_formats") or [info]
-                session._headers = dict(formats[0].get("http_headers") or info.get("http_headers") or {})
+                formats = info.get("requested_formats") or []
+                session._headers = dict([*formats, info][0].get("http_headers") or info.get("http_headers") or {})
                 for wanted in [info, *formats]:
                     wanted["http_headers"] = {"Accept": "*/*"}  # an empty one would be filled in again
                     wanted.pop("cookies", None)
