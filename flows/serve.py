@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -243,6 +244,7 @@ async def run_deployment(url: str, parameters: dict[str, Any], process: subproce
 
     from flows.build_shards import build_shards
 
+    logging.getLogger("prefect.runner").setLevel(logging.WARNING)  # it counts the runs that wait, every 2 s
     await bury_the_dead()
     runner = Runner(name=NAME, limit=1, query_seconds=POLL_S, pause_on_shutdown=False)
     deployment = await build_shards.ato_deployment(name=NAME, parameters=parameters)
