@@ -455,10 +455,14 @@ def test_a_reader_never_sees_what_another_thread_takes_back(store):
     seen: list[str] = []
     reader = threading.Thread(target=lambda: seen.append(store.clip(key(1)).state))
 
-    with pytest.raises(RuntimeError), store._transaction() as database:
-        database.execute("UPDATE clip SET state = 'kept'")
-        reader.start()
-        reader.join(timeout=0.3)  # it waits for its turn
-        raise RuntimeError
+    def broken_off() -> None:
+        with store._transaction() as database:
+            database.execute("UPDATE clip SET state = 'kept'")
+            reader.start()
+            reader.join(timeout=0.3)  # it waits for its turn
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken_off()
     reader.join(timeout=30)
     assert seen == ["queued"]
