@@ -124,6 +124,7 @@ def build_shards(
             signal.signal(number, _leave)
     try:
         request = Request(**parameters)
+        request.check()
         if request.dry_run:
             show_without_fetching(request, show=log)
             return {}
@@ -134,6 +135,7 @@ def build_shards(
         return Failed(name=STOPPED, message=str(error))
     except (UserError, SchemaError, OSError) as error:
         return Failed(message=str(error))  # a mistake in the request, or a full disk: one line, no traceback
+    log(in_words(manifest.counts))
     create_markdown_artifact(dataset_card(manifest), key="build-shards", description=f"Data set {out}")
     return manifest.counts
 
@@ -170,10 +172,10 @@ def run(**parameters: Any) -> int:
         signature = inspect.signature(build_shards.fn).bind(**parameters)
         signature.apply_defaults()
         request = Request(**signature.arguments)
+        request.check()
         if request.dry_run:
             show_without_fetching(request, show=print)
             return 0
-        request.check()
         done = already_built(request) if request.is_crawl else already_built_from_folder(request)
         if done is not None:
             print(f"build-shards: {nothing_to_do(done[0])}", file=sys.stderr)
@@ -203,10 +205,15 @@ def as_command(function: Callable[..., int]) -> Callable[..., int]:
     return command
 
 
+def in_words(counts: dict[str, Any]) -> str:
+    """Candidates by how they ended, and why."""
+    ends = ", ".join(f"{counts[name]} {name}" for name in ("kept", "rejected", "failed"))
+    return ends + "".join(f"; {code} {n}" for code, n in counts["by_code"].items())
+
+
 def _summary(counts: dict[str, Any]) -> int:
     """Print the counts on one line; the exit code tells whether anything is kept."""
-    print(", ".join(f"{counts[name]} {name}" for name in ("kept", "rejected", "failed")), end="")
-    print("".join(f"; {code} {n}" for code, n in counts["by_code"].items()))
+    print(in_words(counts))
     if not counts["kept"]:
         _fail("nothing was kept; index.parquet says why for each candidate")
     return 0 if counts["kept"] else 1

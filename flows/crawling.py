@@ -153,11 +153,14 @@ def estimate(to_fetch: Sequence[Source], store: Store, *, sleep_s: tuple[float, 
     per_site = Counter(host_of(source.link) for source in to_fetch)
     # A site is asked one thing at a time, and so many sites at once.
     total_s = max(max(per_site.values(), default=0), len(to_fetch) / fetchers) * each_s
+    num_pages = len({source.video_id for source in to_fetch})
     origin = "median of this store" if known_s else "assumed: the store has no fetch yet"
     room = len(to_fetch) * (clip_bytes + SAMPLE_BYTES)
     return [
+        f"{num_pages} pages to read and {len(to_fetch)} sections to fetch, "
+        f"from {len(per_site)} sites, at most {fetchers} at a time",
         f"about {datetime.timedelta(seconds=round(total_s))} at {each_s:.1f} s a clip: {sum(sleep_s) / 2:g} s of pause "
-        f"and {fetch_s:.1f} s for page and section ({origin}); {len(per_site)} sites, at most {fetchers} at a time",
+        f"and {fetch_s:.1f} s for page and section ({origin})",
         f"about {room / 1e9:.2f} GB if all are kept: {clip_bytes / 1e6:.1f} MB a clip and "
         f"{SAMPLE_BYTES / 1e6:.0f} MB a sample",
     ]

@@ -11,12 +11,11 @@ os.environ.setdefault("PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL", "WARNIN
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # a busy machine starts it slowly
 
 # A run that failed with a line, and tasks of a run that is stopped: Prefect would add a traceback to each.
-NOT_WORTH_A_TRACEBACK = ("FailedRun: ", "ShutdownExecutorError: ", "RuntimeError: the pool is closed")
+NOT_WORTH_A_TRACEBACK = {"FailedRun", "ShutdownExecutorError", "PoolClosedError"}
 
 
 def _is_worth_its_lines(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    return not f"{type(error).__name__}: {error}".startswith(NOT_WORTH_A_TRACEBACK)
+    return not (record.exc_info and type(record.exc_info[1]).__name__ in NOT_WORTH_A_TRACEBACK)
 
 
 for _name in ("prefect.flow_runs", "prefect.task_runs"):

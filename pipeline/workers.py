@@ -28,6 +28,10 @@ class WorkerDiedError(Exception):
     """A worker process ended without an answer: killed, out of memory, or crashed in native code."""
 
 
+class PoolClosedError(RuntimeError):
+    """The pool is closed: the run is ending."""
+
+
 class WorkerTimeoutError(WorkerDiedError):
     """A worker gave no answer in time, and was killed."""
 
@@ -73,7 +77,7 @@ class WorkerPool:
                 executor.shutdown(wait=False, kill_workers=True)
             with self._lock:
                 if self._closed:
-                    raise RuntimeError("the pool is closed") from None
+                    raise PoolClosedError("the pool is closed") from None
                 if self._executor is executor:
                     self._executor = self._fresh(self._num_workers)
             raise
@@ -88,7 +92,7 @@ class WorkerPool:
         """
         with self._lock:
             if self._closed:
-                raise RuntimeError("the pool is closed")
+                raise PoolClosedError("the pool is closed")
         executor = self._fresh(1)
         try:
             return _result(executor, function, *args)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import random
 import sqlite3
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -210,6 +211,29 @@ def test_licence_exclusion_retry_and_clips_that_are_not_kept(crawled, site, tmp_
     assert details["catalogue:good-1"].endswith("holds this video")
     # The playlist's page of the same recording is another video by its link, and the same one by its sound.
     assert " as in " in details[site.page("good-3")]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_costs_no_candidate(site, tmp_path):
+    """The store on a disk of its own that is too small; made larger, the crawl goes on."""
+    disk = tmp_path / "store"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("only root may mount a disk")
+    try:
+        words = crawl_words(tmp_path, "search:glad song", site.page("good-3"))
+        code, text, err = finish(*words, **site.environment)
+        assert (code, text) == (2, ""), err
+        assert "Traceback" not in err
+        (line,) = [line for line in err.splitlines() if line.startswith("build-shards: ")]
+        assert "No space left on device" in line or "disk is full" in line
+        assert {state for state, _, _ in states(disk).values()} <= {"queued", "fetched", "kept"}
+        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+        code, text, err = finish(*words, **site.environment)
+        assert (code, text) == (0, "4 kept, 0 rejected, 0 failed\n"), err
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.slow
