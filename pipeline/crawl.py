@@ -38,6 +38,7 @@ MAX_LISTING_S = 3600.0
 SOCKET_TIMEOUT_S = 30.0
 MAX_MEMORY_BYTES = 3_000_000_000  # of a worker: 100 kB of a compressed page may unpack to gigabytes
 MIN_FREE_BYTES = 1_000_000  # less room on a disk is none
+MIN_SEEK_S = 0.1  # ffmpeg loses the beginning of HLS where it seeks before the first frame
 WRONG_DURATION_S = 2.0  # by which a page's figure is beyond rounding
 MAX_DEPTH = 3  # of lists within lists: a channel, its tabs, their playlists
 MAX_TEXT = 500  # characters of a title or name that are kept
@@ -315,7 +316,8 @@ class Session:
     def _ranges(self, info: dict[str, Any], _: Any) -> list[dict[str, float]]:
         if self._section is None:
             return [{}]
-        start_s = max(0.0, self._section.start_s - MARGIN_S)
+        start_s = self._section.start_s - MARGIN_S
+        start_s = start_s if start_s > MIN_SEEK_S else 0.0
         return [{"start_time": start_s, "end_time": self._section.start_s + self._section.length_s + MARGIN_S}]
 
     def _open_for_ffmpeg(self, url: str, headers: dict[str, str]) -> Any:

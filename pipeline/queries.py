@@ -46,12 +46,26 @@ def read_queries(source: Sequence[str], *, search_prefix: str, per_search: int) 
         If a word is none of these, or a file lists nothing.
     """
     found: dict[Query, None] = {}
+
+    def query(line: str) -> Query:
+        if _SCHEME in line and not line.startswith(_SEARCH):
+            return Query(request=line, is_search=False)
+        key = " ".join(line.removeprefix(_SEARCH).split())
+        if not key:
+            raise UserError(f"--source {word} holds a search without a key; write search:KEY")
+        return Query(request=f"{search_prefix}{per_search}:{key}", is_search=True)
+
     for word in source:
         file = Path(word)
         if word.startswith(_SEARCH) or _SCHEME in word:
-            lines = [word]
+            found[query(word)] = None
+        elif file.suffix.lower() == ".txt" and file.is_file():
+            found |= dict.fromkeys(map(query, _lines_of(file)))
         elif file.suffix.lower() in LIST_SUFFIXES and file.is_file():
-            lines = _lines_of(file)
+            rows = read_table(file, needed=("link",))
+            found |= dict.fromkeys(Query(request=row["link"] or "", is_search=False) for row in rows)
+            if not rows:
+                raise UserError(f"--source {word} lists nothing")
         elif file.is_dir():
             raise UserError(f"--source {word} is a folder; a folder stands alone, without searches and links")
         elif file.exists():
@@ -59,31 +73,16 @@ def read_queries(source: Sequence[str], *, search_prefix: str, per_search: int) 
             raise UserError(f"--source {word} is neither a folder nor a list ({known})")
         else:
             raise UserError(f"--source {word}: no such folder or list; search:KEY searches, https://... is a link")
-        for line in lines:
-            query = _query(line, search_prefix, per_search)
-            if query is None:
-                raise UserError(f"--source {word} holds a search without a key; write search:KEY")
-            found[query] = None
     return list(found)
 
 
-def _query(line: str, search_prefix: str, per_search: int) -> Query | None:
-    if _SCHEME in line and not line.startswith(_SEARCH):
-        return Query(request=line, is_search=False)
-    key = " ".join(line.removeprefix(_SEARCH).split())
-    return Query(request=f"{search_prefix}{per_search}:{key}", is_search=True) if key else None
-
-
 def _lines_of(file: Path) -> list[str]:
-    if file.suffix.lower() == ".txt":
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file} is no UTF-8 text: {error}") from error
-        lines = [line.strip() for line in text.splitlines()]
-        lines = [line for line in lines if line and not line.startswith("#")]
-    else:
-        lines = [row["link"] or "" for row in read_table(file, needed=("link",))]
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no UTF-8 text: {error}") from error
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise UserError(f"--source {file} lists nothing")
     return lines

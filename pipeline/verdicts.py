@@ -73,9 +73,10 @@ def verdict(error: BaseException, budget: Budget) -> Exception:
     if any(isinstance(link, MemoryError) for link in chain):
         return RejectedError("too-large", "it takes too much memory")
     status, retry_after = _status(chain)
-    unreachable = getattr(budget, "unreachable", [])
-    if unreachable and status in (None, 407, 502):
-        return UnreachableError(unreachable[-1])
+    words = _words(chain)
+    said = None if decoded else next((name for pattern, name in _BY_WORDS if re.search(pattern, words)), None)
+    if budget.unreachable and status in (None, 407, 502) and said in (None, "timeout", "network"):
+        return UnreachableError(budget.unreachable[-1])
     detail = _one_line(told[-1].error if decoded and told and told[-1].error else error)
     detail = detail if status is None else f"HTTP {status}: {detail}"
     if decoded and status is None and not told:
@@ -83,9 +84,8 @@ def verdict(error: BaseException, budget: Budget) -> Exception:
     code = _BY_STATUS.get(status) if status is not None else None
     if code is None and status is not None and status >= 500:
         code = "network"
-    words = _words(chain)
-    if code in (None, "forbidden", "unavailable") and not decoded:
-        code = next((name for pattern, name in _BY_WORDS if re.search(pattern, words)), None) or code
+    if code in (None, "forbidden", "unavailable"):
+        code = said or code
     if code == "rate-limited":
         return RateLimitedError(detail, retry_after)
     if code == "login":
