@@ -13,7 +13,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from pipeline.build import Build
-from pipeline.crawl import Access
+from pipeline.crawl import PROXY_VARIABLE, Access
 from pipeline.errors import UserError
 from pipeline.exclude import Excluded
 from pipeline.fetch import CrawlSettings, License
@@ -26,7 +26,6 @@ from pipeline.store import Video
 
 YesNo = Literal["yes", "no"]
 
-PROXY_VARIABLE = "CRAWL_PROXY"
 DAY_S = 86_400.0  # no pause and no fetch takes longer
 BROWSERS = ("brave", "chrome", "chromium", "edge", "firefox", "opera", "safari", "vivaldi", "whale")
 

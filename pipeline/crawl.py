@@ -27,10 +27,12 @@ from pipeline.proxy import Budget, CheckingProxy, Limits
 from pipeline.schema import Modality
 from pipeline.steps import open_in_steps
 from pipeline.store import Video
+from pipeline.text import clean_text
 from pipeline.verdicts import verdict
 
 Result = TypeVar("Result")
 
+PROXY_VARIABLE = "CRAWL_PROXY"  # holds the user's proxy if it wants a password
 MARGIN_S = 1.0  # fetched on both sides of a clip; the cut itself is made while decoding
 MAX_PAGE_BYTES = 100_000_000  # for what a site sends before the media: pages, scripts, lists of formats
 MAX_LISTING_BYTES = 1_000_000_000
@@ -41,7 +43,6 @@ MIN_FREE_BYTES = 1_000_000  # less room on a disk is none
 MIN_SEEK_S = 0.1  # ffmpeg loses the beginning of HLS where it seeks before the first frame
 WRONG_DURATION_S = 2.0  # by which a page's figure is beyond rounding
 MAX_DEPTH = 3  # of lists within lists: a channel, its tabs, their playlists
-MAX_TEXT = 500  # characters of a title or name that are kept
 
 _FORMATS: dict[Modality, str] = {
     "both": "b[height<=?{0}]/bv*[height<=?{0}]+ba/b/bv*+ba/bv*/ba",
@@ -91,7 +92,8 @@ class Session:
 
     def __init__(self, access: Access) -> None:
         self.access = access
-        for name in ("no_proxy", "NO_PROXY"):  # they would lead ffmpeg and yt-dlp past the proxy
+        # Two would lead ffmpeg and yt-dlp past the proxy; the third holds a password, which is no child's business.
+        for name in ("no_proxy", "NO_PROXY", PROXY_VARIABLE):
             os.environ.pop(name, None)
         self._proxy = CheckingProxy(
             allow_private=access.allow_private, upstream=access.proxy, open_url=self._open_for_ffmpeg
@@ -383,15 +385,6 @@ def in_session(access: Access, method: str, *words: Any) -> Any:
 
 
 # --- small things ------------------------------------------------------------------------------------------------
-
-
-def clean_text(value: object) -> str | None:
-    """Text of a page made harmless: one line, no control characters, no more than 500 characters."""
-    if value is None:
-        return None
-    text = str(value).encode(errors="replace").decode()
-    text = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in text)).strip()
-    return text[:MAX_TEXT] or None
 
 
 def _peak_bytes() -> int:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pipeline.errors import UserError
 from pipeline.sources import Row, Source, clips_of, label_rows, read_table
 from pipeline.store import Video
+from pipeline.text import clean_text
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".parquet"})
 
@@ -132,7 +133,7 @@ def with_page(source: Source, video: Video) -> Source:
     """Give a candidate what is known of its video."""
     return replace(
         source,
-        title=video.title or _title_of(video.link),
+        title=video.title or clean_text(_title_of(video.link)) or "clip",
         duration_s=video.duration_s,
         uploader=video.uploader,
         upload_date=video.upload_date,
@@ -142,12 +143,12 @@ def with_page(source: Source, video: Video) -> Source:
 
 
 def is_http(link: str) -> bool:
-    """Tell whether a link is http or https, with a host."""
+    """Tell whether a link is http or https, with a host, and nothing but printable characters."""
     try:
         parts = urlsplit(link)
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and link.isprintable()
 
 
 def _title_of(link: str) -> str:

@@ -28,10 +28,11 @@ from urllib.parse import quote
 import pytest
 
 from pipeline.clips import ClipSpan
-from pipeline.crawl import Access, Session, clean_text
+from pipeline.crawl import Access, Session
 from pipeline.errors import RejectedError, SiteError
 from pipeline.media import ffmpeg_exe
 from pipeline.schema import CODES
+from pipeline.text import clean_text
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
