@@ -30,7 +30,7 @@ from pipeline.schema import (
 from pipeline.sources import Source
 from pipeline.spectrogram import Phase, mel_and_phase
 
-LIBRARIES = ("numpy", "librosa", "soxr", "noisereduce", "av", "yt-dlp", "webdataset")
+LIBRARIES = ("numpy", "librosa", "soxr", "noisereduce", "av", "imagehash", "yt-dlp", "webdataset")
 
 
 @dataclass(frozen=True, kw_only=True)
