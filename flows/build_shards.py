@@ -153,7 +153,7 @@ def from_folder(request: Request, *, log: Callable[[str], None]) -> Manifest:
     build.begin()
     finish_earlier(build, log=log)
     if (manifest := build.up_to_date(request.again)) is not None:
-        log(nothing_to_do(build))
+        log(nothing_to_do(build, request.again))
         return manifest
     pending = build.pending(request.again)
     known = len(build.sources) - len(pending)
@@ -178,7 +178,7 @@ def run(**parameters: Any) -> int:
             return 0
         done = already_built(request) if request.is_crawl else already_built_from_folder(request)
         if done is not None:
-            print(f"build-shards: {nothing_to_do(done[0])}", file=sys.stderr)
+            print(f"build-shards: {nothing_to_do(done[0], request.again)}", file=sys.stderr)
             return _summary(done[1].counts)
     except CrawlStoppedError as error:
         return _fail(str(error), code=3)

@@ -14,15 +14,17 @@ from pipeline.build import MAX_BATCH, Build
 from pipeline.errors import UserError
 from pipeline.fetch import Crawl, free_bytes, host_of
 from pipeline.manners import CrawlStoppedError
+from pipeline.queries import by_identity
 from pipeline.schema import FAILURE_CODES, Manifest
 from pipeline.sources import Source
 from pipeline.store import Store, open_store
+from pipeline.text import clean_text
 
 Log = Callable[[str], None]
 
 FETCH_S = 4.5  # for page and section of one clip, until the store has figures of its own
 CLIP_BYTES = 2_500_000  # of 32 s at 360p, likewise
-SAMPLE_BYTES = 5_000_000  # in a shard; as much again in parts until it is packed
+SAMPLE_BYTES = 5_000_000  # in a shard, and as much again in parts until the set is finished
 
 
 def from_crawl(request: Request, *, log: Log) -> Manifest:
@@ -46,7 +48,7 @@ def from_crawl(request: Request, *, log: Log) -> Manifest:
             build.make_plan()
             manifest = finish(build)
         else:
-            log(nothing_to_do(build))
+            log(nothing_to_do(build, request.again))
         crawl.settle(build.known_rows())
         return manifest
 
@@ -56,20 +58,28 @@ def already_built(request: Request) -> tuple[Build, Manifest] | None:
     if not (Path(request.store) / "crawl.sqlite").exists():
         return None
     with open_store(Path(request.store)) as store:
-        wanted = [query.request for query in request.queries()]
-        if not all(store.is_listed(query) for query in wanted):
+        if not all(store.is_listed(query.request) for query in request.queries()):
             return None
-        build = request.build(request.candidates(store.videos(wanted)))
+        crawl = Crawl(store, request.crawl())
+        build = list_candidates(request, crawl, log=lambda _: None)
         manifest = build.up_to_date(request.again)
-        return None if manifest is None else (build, manifest)
+        if manifest is None:
+            return None
+        crawl.queue(build.sources)
+        crawl.settle(build.known_rows())  # a run may have been killed before it could
+        return build, manifest
 
 
 def list_candidates(request: Request, crawl: Crawl, *, log: Log) -> Build:
     """Ask the sites what there is, as far as the store does not know."""
-    videos = crawl.list_videos(request.queries(), progress=lambda query: log(f"listed {query}"))
-    build = request.build(request.candidates(videos))
+    videos = crawl.list_videos(
+        request.queries(), again=request.again, progress=lambda query: log(f"listed {clean_text(query)}")
+    )
+    rows = request.label_rows()
+    labels = None if rows is None else by_identity(rows, crawl.identities([row["link"] or "" for row in rows]))
+    build = request.build(request.candidates(videos, labels))
     if not build.sources:
-        raise UserError("--source: the searches and lists gave no video")
+        raise UserError("--source: the searches and lists gave no video; try other words, or the same later")
     return build
 
 
@@ -139,14 +149,15 @@ def show_without_fetching(request: Request, *, show: Log) -> None:
             show(f"{source.link}\t{source.title}")
         done = len(build.sources) - len(pending)
         show(f"{len(build.sources)} candidates, {done} done already, {len(to_fetch)} to fetch")
-        for line in estimate(to_fetch, store, sleep_s=request.sleep_s, fetchers=request.fetchers):
+        for line in estimate(to_fetch, store, request):
             show(line)
         free = min(free_bytes(Path(folder)) for folder in (request.store, request.out))
         show(f"free on disk: {free / 1e9:.1f} GB")
 
 
-def estimate(to_fetch: Sequence[Source], store: Store, *, sleep_s: tuple[float, float], fetchers: int) -> list[str]:
+def estimate(to_fetch: Sequence[Source], store: Store, request: Request) -> list[str]:
     """Lines that say how long a crawl would take and what room it needs, and from what figures."""
+    sleep_s, fetchers = request.sleep_s, request.fetchers
     known_s, known_bytes = store.seconds_a_fetch(), store.bytes_a_clip()
     fetch_s, clip_bytes = known_s or FETCH_S, known_bytes or CLIP_BYTES
     each_s = sum(sleep_s) / 2 + fetch_s
@@ -155,12 +166,13 @@ def estimate(to_fetch: Sequence[Source], store: Store, *, sleep_s: tuple[float, 
     total_s = max(max(per_site.values(), default=0), len(to_fetch) / fetchers) * each_s
     num_pages = len({source.video_id for source in to_fetch})
     origin = "median of this store" if known_s else "assumed: the store has no fetch yet"
-    room = len(to_fetch) * (clip_bytes + SAMPLE_BYTES)
+    kept_bytes = clip_bytes if request.keep_clips == "yes" else 0
+    room = len(to_fetch) * (kept_bytes + 2 * SAMPLE_BYTES)
     return [
         f"{num_pages} pages to read and {len(to_fetch)} sections to fetch, "
         f"from {len(per_site)} sites, at most {fetchers} at a time",
         f"about {datetime.timedelta(seconds=round(total_s))} at {each_s:.1f} s a clip: {sum(sleep_s) / 2:g} s of pause "
         f"and {fetch_s:.1f} s for page and section ({origin})",
-        f"about {room / 1e9:.2f} GB if all are kept: {clip_bytes / 1e6:.1f} MB a clip and "
-        f"{SAMPLE_BYTES / 1e6:.0f} MB a sample",
+        f"about {room / 1e9:.2f} GB at most if all are kept: {kept_bytes / 1e6:.1f} MB a clip in the store, and twice "
+        f"{SAMPLE_BYTES / 1e6:.0f} MB a sample until the set is finished",
     ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from http.cookiejar import LoadError, MozillaCookieJar
 from pathlib import Path
 from typing import Literal
@@ -16,12 +17,12 @@ from pipeline.build import Build
 from pipeline.crawl import PROXY_VARIABLE, Access
 from pipeline.errors import UserError
 from pipeline.exclude import Excluded
-from pipeline.fetch import CrawlSettings, License
+from pipeline.fetch import CrawlSettings, License, is_creative_commons
 from pipeline.plan import SplitRule
 from pipeline.prepare import Recipe
-from pipeline.queries import Query, candidates_of, is_crawl, labels_by_link, read_queries
+from pipeline.queries import Query, candidates_of, is_crawl, link_labels, read_queries
 from pipeline.schema import CODES, Modality
-from pipeline.sources import Source, list_sources
+from pipeline.sources import Row, Source, list_sources
 from pipeline.store import Video
 
 YesNo = Literal["yes", "no"]
@@ -101,6 +102,8 @@ class Request:
             raise UserError(f"--max-fetch-s {self.max_fetch_s:g}: give seconds above 0, up to a day")
         if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9]*[A-Za-z])?", self.search_prefix):  # the number of results follows
             raise UserError(f"--search-prefix {self.search_prefix}: give an extractor's search key, such as ytsearch")
+        if self.retry is not None and not self.again:
+            raise UserError("--retry names no code; give some, separated by commas")
         if unknown := sorted(self.again - CODES.keys()):
             raise UserError(f"--retry {', '.join(unknown)}: no such code; known are {', '.join(CODES)}")
         self._check_access()
@@ -156,9 +159,19 @@ class Request:
         """
         return read_queries(self.words, search_prefix=self.search_prefix, per_search=self.per_search)
 
-    def candidates(self, videos: Sequence[Video]) -> list[Source]:
-        """Candidates of the videos that the queries listed."""
-        return candidates_of(videos, labels_by_link(self.labels), clips_per_video=self.clips_per_video)
+    def label_rows(self) -> list[Row] | None:
+        """Rows of the table of labels of links; none for an unlabelled set.
+
+        Raises
+        ------
+        UserError
+            If it cannot be used.
+        """
+        return link_labels(self.labels)
+
+    def candidates(self, videos: Sequence[Video], labels: Mapping[str, Row] | None) -> list[Source]:
+        """Candidates of the videos that the queries listed, with labels by their identities."""
+        return candidates_of(videos, labels, clips_per_video=self.clips_per_video)
 
     def folder(self) -> list[Source]:
         """Candidates of a folder.
@@ -188,11 +201,23 @@ class Request:
             samples_per_shard=self.samples_per_shard,
             limit=self.limit,
             origin=None if self.is_crawl else str(Path(self.words[0]).resolve()),
-            excluded=self.excluded(),
+            excluded=self.excluded,
+            superseded=self._lists() - {source.source_id for source in sources},
         )
         build.check_against_earlier()
+        if self.license == "creative-commons":
+            others = [row for row in build.committed_rows() if not is_creative_commons(row["licence"])]
+            if others:
+                told = f"{self.out} holds {len(others)} clips of other licences already, {others[0]['key']} for one"
+                raise UserError(f"--license: {told}; build another --out")
         return build
 
+    def _lists(self) -> frozenset[str]:
+        if not self.is_crawl:
+            return frozenset()
+        return frozenset(query.request for query in self.queries() if not query.is_search)
+
+    @cached_property
     def excluded(self) -> Excluded:
         """What the sets named by ``--exclude`` hold.
 
@@ -213,8 +238,8 @@ class Request:
         """
         if self.is_crawl:
             self.queries()
-            labels_by_link(self.labels)
-        self.excluded()
+            self.label_rows()
+        _ = self.excluded
 
     def crawl(self) -> CrawlSettings:
         """How the crawl goes out, and how gently."""
@@ -235,7 +260,6 @@ class Request:
             license=self.license,
             sleep_s=self.sleep_s,
             fetchers=self.fetchers,
-            excluded=self.excluded().by_identity,
         )
 
 

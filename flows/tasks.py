@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,10 @@ def prepared(build: Build, batches: Iterable[Sequence[Source]], *, num_workers: 
         yield from windowed(jobs, size=2 * num_workers)
 
 
-def nothing_to_do(build: Build) -> str:
+def nothing_to_do(build: Build, again: Collection[str]) -> str:
     """Words for a build that is up to date."""
+    if again:
+        return f"nothing to do: no candidate of {build.out} ended with {', '.join(sorted(again))}"
     return f"nothing to do: all {len(build.sources)} candidates are in {build.out} already"
 
 

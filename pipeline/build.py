@@ -16,7 +16,7 @@ import json
 import traceback
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,8 @@ class Build:
     """The folder that the sources' paths are relative to; none for links, which stand for themselves."""
     excluded: Excluded = NOTHING
     """What other sets hold and this one must not."""
+    superseded: frozenset[str] = frozenset()
+    """Lists that an earlier run could not read; the videos that they list stand in their place now."""
 
     @property
     def work(self) -> Path:
@@ -79,6 +81,7 @@ class Build:
         limit: int | None = None,
         origin: str | None = None,
         excluded: Excluded = NOTHING,
+        superseded: frozenset[str] = frozenset(),
     ) -> Build:
         """Settle what is wanted; classes and split rule do not depend on the limit.
 
@@ -101,12 +104,13 @@ class Build:
         settings = Settings(seed=seed, split_rule=split_rule, labels=_label_names(usable, labelled))
         return cls(
             out=out,
-            sources=sources[:limit],
+            sources=[_unless_excluded(source, excluded) for source in sources[:limit]],
             recipe=recipe,
             settings=settings,
             samples_per_shard=samples_per_shard,
             origin=origin,
             excluded=excluded,
+            superseded=superseded,
         )
 
     def check_against_earlier(self) -> None:
@@ -126,14 +130,22 @@ class Build:
         for name, ours in self._request().items():
             if name == "origin" and name in earlier and earlier[name] != ours:
                 raise UserError(
-                    f"{self.out} was begun from another --source folder, and its paths are relative to that one; "
-                    f"choose another --out, or remove {self._request_file} if the folder was moved"
+                    f"{self.out} was begun from another --source, a folder or a crawl, and its names go by that one; "
+                    f"choose another --out (or, if the same folder was moved, remove {self._request_file})"
                 )
             if name in earlier and earlier[name] != ours:
                 raise UserError(
                     f"{self.out} was begun with {name} {json.dumps(earlier.get(name))}, not with {json.dumps(ours)}; "
                     "choose another --out, or ask for the same"
                 )
+
+        standing = self.committed_rows() if self.excluded.identities else []
+        held = [row for row in standing if self.excluded.by_content(row) is not None]
+        if held:
+            raise UserError(
+                f"--exclude: {self.out} holds {len(held)} clips of the excluded sets already, such as "
+                f"{held[0]['key']}; build another --out"
+            )
 
     def begin(self) -> None:
         """Write the request down, so that a build that is stopped goes on as it began; clear what a killed one left."""
@@ -202,6 +214,7 @@ class Build:
         planned = {row["source_id"] for row in self.plan_rows()}
         index = self.out / "index.parquet"
         left_out = [row for row in shards.read_rows(index) if row["status"] != "kept"] if index.exists() else []
+        left_out = [row for row in left_out if row["source_id"] not in self.superseded]
         return [row for row in [*left_out, *self.committed_rows()] if row["source_id"] not in planned]
 
     def committed_rows(self) -> list[Row]:
@@ -328,6 +341,12 @@ def _without_collisions(rows: Sequence[Row], taken: set[str]) -> list[Row]:
             taken.add(row["key"])
         told.append(row)
     return told
+
+
+def _unless_excluded(source: Source, excluded: Excluded) -> Source:
+    if source.problem is not None or (why := excluded.by_identity(source)) is None:
+        return source
+    return replace(source, problem=("excluded", why))
 
 
 def _label_names(usable: Sequence[Source], labelled: str | None) -> list[str] | None:

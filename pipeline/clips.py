@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -66,10 +67,18 @@ def plan_clip(duration_s: float, rng: np.random.Generator, taken: Sequence[ClipS
     return ClipSpan(start_s=(first + place) / 1000)
 
 
-def plan_numbered_clip(duration_s: float, *, seed: int, video_id: str, number: int) -> ClipSpan:
+def plan_numbered_clip(
+    duration_s: float,
+    *,
+    seed: int,
+    video_id: str,
+    number: int,
+    known: Mapping[int, ClipSpan] = MappingProxyType({}),
+) -> ClipSpan:
     """Choose the span of a video's clip of this number; clips of one video do not overlap.
 
-    It depends on the clips of lower numbers alone, so that asking for more clips leaves the first ones where they are.
+    ``known`` are spans that stand already, by number. It depends on the clips of lower numbers alone, so that asking
+    for more clips leaves the first ones where they are.
 
     Raises
     ------
@@ -77,9 +86,9 @@ def plan_numbered_clip(duration_s: float, *, seed: int, video_id: str, number: i
         ``too-short`` where the video has no room for it.
     """
     spans: list[ClipSpan] = []
-    for n in range(number + 1):
-        spans.append(plan_clip(duration_s, clip_rng(seed, clip_id(video_id, n)), spans))
-    return spans[-1]
+    for n in range(number):
+        spans.append(known.get(n) or plan_clip(duration_s, clip_rng(seed, clip_id(video_id, n)), spans))
+    return plan_clip(duration_s, clip_rng(seed, clip_id(video_id, number)), spans)
 
 
 def _without(first_ms: int, last_ms: int, taken_ms: int) -> list[tuple[int, int]]:

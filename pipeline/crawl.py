@@ -24,7 +24,7 @@ from pipeline import media
 from pipeline.clips import ClipSpan
 from pipeline.errors import DISK_ERRNOS, DurationError, RejectedError, UserError, raise_if_disk_full
 from pipeline.proxy import Budget, CheckingProxy, Limits
-from pipeline.schema import Modality
+from pipeline.schema import FAILURE_CODES, Modality
 from pipeline.steps import open_in_steps
 from pipeline.store import Video
 from pipeline.text import clean_text
@@ -138,24 +138,32 @@ class Session:
             self._ydl.params["extract_flat"] = "in_playlist"
             try:
                 listed = self._ydl.extract_info(request, download=False)
-                videos = list(self._videos(listed, request, depth=1))
-                _require_whole(budget)
-                return videos
+                return list(self._videos(listed, budget, depth=1))
             finally:
                 self._ydl.params["extract_flat"] = False
 
-    def _videos(self, listed: dict[str, Any] | None, request: str, *, depth: int) -> Iterator[Video]:
+    def _videos(self, listed: dict[str, Any] | None, budget: Budget, *, depth: int) -> Iterator[Video]:
         if listed is None:
             return
         if "entries" in listed:
             for entry in listed["entries"]:
-                yield from self._videos(entry, request, depth=depth)
+                yield from self._videos(entry, budget, depth=depth)
             return
         link = listed.get("webpage_url") if listed.get("_type", "video") == "video" else None
-        link = str(link or listed.get("url") or "")
+        link = str(link or listed.get("url") or "").encode(errors="replace").decode()
+        if not link:
+            return
         identity, may_be_list = self._identify(link)
         if may_be_list and depth < MAX_DEPTH and self._is_list(link):
-            yield from self._videos(self._ydl.extract_info(link, download=False), request, depth=depth + 1)
+            try:
+                inner = self._ydl.extract_info(link, download=False)
+            except Exception as error:  # one list that cannot be read costs no other
+                told = verdict(error, budget)
+                if not isinstance(told, RejectedError) or told.code in FAILURE_CODES:
+                    raise
+                yield Video(video_id=link, link=link, problem=(told.code, told.detail))
+            else:
+                yield from self._videos(inner, budget, depth=depth + 1)
             return
         key = listed.get("ie_key") or listed.get("extractor_key")
         yield Video(
@@ -186,8 +194,9 @@ class Session:
         if duration_s is None:
             duration_s = self._duration_of_media(info)
         return Video(
-            video_id=_video_id(info.get("extractor_key"), info.get("id")) or link,
+            video_id=link,
             link=link,
+            page_id=_video_id(info.get("extractor_key"), info.get("id")),
             title=clean_text(info.get("title")),
             uploader=clean_text(info.get("uploader") or info.get("channel") or info.get("creator")),
             upload_date=clean_text(info.get("upload_date")),

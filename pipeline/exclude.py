@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 from pipeline.fingerprint import PICTURE, SOUND, FingerprintIndex, from_bytes
+from pipeline.media import MEDIA_SUFFIXES
 from pipeline.sources import Source
 
 KINDS = {"sound_print": SOUND, "picture_print": PICTURE}
@@ -59,11 +60,14 @@ class Excluded:
         return holder and f"{holder} holds this video"
 
     def by_content(self, row: Mapping[str, Any]) -> str | None:
-        """Say which set holds the same file, sound or picture as an index row; none if none does."""
+        """Say which set holds the same file, sound, picture or video as an index row; none if none does."""
         if row["sha256"] in self.identities:
             return f"{self.identities[row['sha256']]} holds this file"
+        for name in _identities(row["source_id"], row["link"], row["source_group"]):
+            if name in self.identities:
+                return f"{self.identities[name]} holds this video"
         for column, index in self.indexes:
-            if match := index.match(from_bytes(row[column], KINDS[column])):
+            if match := index.match(from_bytes(row.get(column), KINDS[column])):
                 return f"{column.replace('_print', '')} as in {match.key}"
         return None
 
@@ -81,9 +85,13 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _identities(*words: str | None) -> list[str]:
-    """All that a video may be known by: its words, and the YouTube ids in them."""
+    """All that a video may be known by: links, extractor:id, groups, and the YouTube ids in them.
+
+    A path is a set's own: another set's 14.mp4 is another video.
+    """
     found = [word for word in words if word]
-    return found + [f"youtube:{own_id}" for word in found for own_id in _youtube_ids(word)]
+    everywhere = [word for word in found if "://" in word or PurePosixPath(word).suffix.lower() not in MEDIA_SUFFIXES]
+    return everywhere + [f"youtube:{own_id}" for word in found for own_id in _youtube_ids(word)]
 
 
 def _youtube_ids(word: str) -> list[str]:

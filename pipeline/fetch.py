@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from queue import Empty, Queue, SimpleQueue
@@ -23,7 +23,14 @@ from urllib.parse import urlsplit
 from pipeline import media
 from pipeline.clips import ClipSpan, plan_numbered_clip
 from pipeline.crawl import MAX_LISTING_S, Access, in_session
-from pipeline.errors import DurationError, RejectedError, SiteError, UnreachableError
+from pipeline.errors import (
+    DurationError,
+    LoginWantedError,
+    RejectedError,
+    SiteError,
+    UnreachableError,
+    UserError,
+)
 from pipeline.manners import CrawlStoppedError, Host, HungUpError
 from pipeline.queries import Query, is_http, with_page
 from pipeline.schema import FAILURE_CODES, Modality
@@ -37,6 +44,8 @@ License = Literal["any", "creative-commons"]
 OF_THE_REQUEST = frozenset({"licence", "excluded", "no-label"})
 """Codes that another request may not give: they are found anew, and never read back from the store."""
 LINKS_AT_ONCE = 500  # identified in one call of a worker
+SUSPECTED = "asked for a login, or could not be reached, when the crawl was stopped"
+_SITES = {"youtu.be": "youtube.com", "youtube-nocookie.com": "youtube.com"}
 MAX_TRIES = 3  # of a candidate whose site broke off
 GRACE_S = 30.0  # for a worker to notice by itself that its time is up
 
@@ -53,8 +62,6 @@ class CrawlSettings:
     """Shortest and longest pause between two candidates of one site."""
     fetchers: int = 4
     """Sites visited at the same time; each has one request under way at most."""
-    excluded: Callable[[Source], str | None] = field(default=lambda _: None)
-    """Says why a candidate must not be fetched, by its identity."""
 
 
 class Crawl:
@@ -66,57 +73,90 @@ class Crawl:
         self._hang_up = threading.Event()
         self._hosts: dict[str, Host] = {}
         self._keys: dict[str, ClipKey] = {}
+        self._pages: dict[str, RejectedError] = {}  # that were refused in this run, by video
 
     # --- list ----------------------------------------------------------------------------------------------------
 
-    def list_videos(self, queries: Sequence[Query], *, progress: Callable[[str], None] = lambda _: None) -> list[Video]:
+    def list_videos(
+        self,
+        queries: Sequence[Query],
+        *,
+        again: Collection[str] = (),
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> list[Video]:
         """List the videos of all queries in order, each once; what the store knows is not asked again.
+
+        A list that cannot be read is a video with a problem; one for whose problem is asked ``again``, and one that a
+        site's failure kept back, are asked for anew.
 
         Raises
         ------
         CrawlStoppedError
-            If a site asks to stop; what was listed until then is kept.
+            If a site asks to stop, or a search fails; what was listed until then is kept.
         """
+        if again:
+            self._store.forget_unreadable(again)
         wanted = [query for query in queries if not self._store.is_listed(query.request)]
+        failed: dict[str, Video] = {}
         if wanted:
             with WorkerPool(1) as pool:
                 self._list_links(pool, [query.request for query in wanted if not query.is_search])
                 for query in wanted:
                     if not self._store.is_listed(query.request):
-                        self._list_entries(pool, query.request)
+                        failed |= self._list_entries(pool, query)
                         progress(query.request)
-        return self._store.videos(query.request for query in queries)
+        videos = self._store.videos(query.request for query in queries)
+        return videos + [video for video in failed.values() if video.video_id not in {v.video_id for v in videos}]
+
+    def identities(self, links: Sequence[str]) -> list[str]:
+        """Identities of the videos that links lead to, as far as their words tell."""
+        with WorkerPool(1) as pool:
+            return [video_id for video_id, _ in self._identified(pool, links)]
+
+    def _identified(self, pool: WorkerPool, links: Sequence[str]) -> Iterator[tuple[str, bool]]:
+        for begin in range(0, len(links), LINKS_AT_ONCE):
+            some = links[begin : begin + LINKS_AT_ONCE]
+            yield from pool.run(in_session, self._settings.access, "identify", some)
 
     def _list_links(self, pool: WorkerPool, links: Sequence[str]) -> None:
         """List the links that name one video, which their words tell; and those that nobody can fetch."""
         single = {link: [Video(video_id=link, link=link)] for link in links if not is_http(link)}
         usable = [link for link in links if is_http(link)]
-        for begin in range(0, len(usable), LINKS_AT_ONCE):
-            some = usable[begin : begin + LINKS_AT_ONCE]
-            told = pool.run(in_session, self._settings.access, "identify", some)
-            for link, (video_id, may_be_list) in zip(some, told, strict=True):
-                if not may_be_list:
-                    single[link] = [Video(video_id=video_id, link=link)]
+        for link, (video_id, may_be_list) in zip(usable, self._identified(pool, usable), strict=True):
+            if not may_be_list:
+                single[link] = [Video(video_id=video_id, link=link)]
         self._store.add_listings(single)
 
-    def _list_entries(self, pool: WorkerPool, request: str) -> None:
-        access, limit_s = self._settings.access, MAX_LISTING_S + GRACE_S
+    def _list_entries(self, pool: WorkerPool, query: Query) -> dict[str, Video]:
+        """List one search or list; return a list that failed, which the next run asks for again."""
+        request, access, limit_s = query.request, self._settings.access, MAX_LISTING_S + GRACE_S
 
         def ask() -> list[Video]:
             return pool.run(in_session, access, "entries", request, timeout_s=limit_s)
 
         try:
             videos = self._patiently(request, lambda: self._host(request).ask(ask))
+            if videos:  # nothing found today may be something tomorrow
+                self._store.add_listings({request: videos})
+            return {}
         except RejectedError as error:
-            if not is_http(request):
-                raise CrawlStoppedError(
-                    f"{request} could not be searched ({error.detail}); run it again later"
-                ) from error
-            # A list that cannot be read is a candidate that cannot be fetched: it is told, and counted.
-            videos = [Video(video_id=request, link=request)]
-        except (SiteError, WorkerDiedError) as error:
-            raise CrawlStoppedError(f"{request} could not be listed ({error}); run the same command later") from error
-        self._store.add_listings({request: videos})
+            problem = (error.code, error.detail)
+        except LoginWantedError as error:
+            problem = ("private", str(error))
+        except UnreachableError as error:
+            problem = ("network", str(error))
+        except WorkerDiedError as error:
+            problem = ("internal", str(error))
+        if query.is_search and problem[0] == "unsupported-link":
+            raise UserError(f"--search-prefix: yt-dlp knows no search of the kind {request.split(':')[0]}")
+        if query.is_search:
+            raise CrawlStoppedError(f"{request} could not be searched ({problem[1]}); run the same command later")
+        # A list that cannot be read is a candidate that cannot be fetched: it is told, and counted.
+        video = Video(video_id=request, link=request, request=request, problem=problem)
+        if problem[0] in FAILURE_CODES:
+            return {request: video}
+        self._store.add_listings({request: [video]})
+        return {}
 
     def _patiently(self, link: str, ask: Callable[[], Answer]) -> Answer:
         """Ask once more, and once again, where the site breaks off."""
@@ -202,7 +242,7 @@ class Crawl:
                 yield known
         if unknown:
             # What failed before goes last: a run that is stopped again should have met new candidates first.
-            unknown.sort(key=lambda source: clips[self._keys[source.source_id]].state == "failed")
+            unknown.sort(key=lambda source: clips[self._keys[source.source_id]].detail is not None)
             yield from self._fetch_from_sites(unknown)
 
     def _fetch_from_sites(self, sources: Sequence[Source]) -> Iterator[Source]:
@@ -258,12 +298,17 @@ class Crawl:
                         by_host[name],
                         lambda source: self._bring(pool, source),
                         self._give_up,
+                        counts_as=self._counts_as,
                         others_answered=lambda: any(host.has_answered for host in self._hosts.values()),
                     )
                     for source in visit:
                         arrived.put(source)
         except HungUpError:
             pass
+        except CrawlStoppedError as error:
+            for source in error.suspects:
+                self._store.set_outcome(self._keys[source.source_id], "queued", detail=SUSPECTED)
+            arrived.put(error)
         except Exception as error:
             arrived.put(error)
         finally:
@@ -279,7 +324,19 @@ class Crawl:
             problem = ("timeout", str(error))
         except WorkerDiedError as error:
             problem = ("internal", str(error))
-        return self._note(replace(source, problem=problem))
+        except (SiteError, HungUpError, UserError, OSError):
+            raise
+        except Exception as error:  # of our own: it costs this candidate, and no other
+            problem = ("internal", f"{type(error).__name__}: {error}")
+        return self._note(self._with_problem(source, problem))
+
+    def _with_problem(self, source: Source, problem: tuple[str, str]) -> Source:
+        """Give a candidate its problem, and what is known of its video."""
+        return replace(with_page(source, self._store.video(source.video_id)), problem=problem, link=source.link)
+
+    def _counts_as(self, source: Source) -> str | None:
+        clip = self._store.clip(self._keys[source.source_id])
+        return None if clip.detail == SUSPECTED else source.video_id
 
     def _fetch_clip(self, pool: WorkerPool, source: Source) -> Source:
         began_s = time.monotonic()
@@ -291,32 +348,44 @@ class Crawl:
 
         video = self._store.video(source.video_id)
         if not video.resolved:
-            page = call("resolve", source.link, modality)
-            video = replace(page, video_id=video.video_id, request=video.request, title=page.title or video.title)
+            if (known := self._pages.get(source.video_id)) is not None:
+                raise known
+            try:
+                page = call("resolve", source.link, modality)
+            except RejectedError as error:
+                if error.code not in FAILURE_CODES:
+                    self._pages[source.video_id] = error  # its other clips need not ask
+                raise
+            video = replace(page, video_id=video.video_id, request="", title=page.title or video.title)
             self._store.set_resolved(video)
         source = with_page(source, video)
         if (problem := self._unwanted(source)) is not None:
             return self._note(replace(source, problem=problem))
-        with tempfile.TemporaryDirectory(dir=self._store.fetching) as folder:
+        with tempfile.TemporaryDirectory(dir=self._store.fetching, ignore_cleanup_errors=True) as folder:
             try:
                 file = call("fetch", source.link, self._span(key, video), video.duration_s, modality, Path(folder))
             except DurationError as error:  # the media know better than their page
                 video = replace(video, duration_s=error.duration_s)
                 source = with_page(source, video)
                 self._store.set_resolved(video)
-                span = self._span(key, video, anew=True)
-                file = call("fetch", source.link, span, video.duration_s, modality, Path(folder))
+                try:
+                    file = call("fetch", source.link, self._span(key, video), video.duration_s, modality, Path(folder))
+                except DurationError:
+                    raise RejectedError("undecodable", "its media are of another length each time") from None
             fetch_s = time.monotonic() - began_s
             path = self._store.set_fetched(key, file, fetch_s=fetch_s, versions=versions())
         return replace(source, path=path, span=self._span(key, video))
 
-    def _span(self, key: ClipKey, video: Video, *, anew: bool = False) -> ClipSpan:
+    def _span(self, key: ClipKey, video: Video) -> ClipSpan:
         """Part of the video that is the clip: as stored, or drawn and stored."""
-        span = self._store.clip(key).span
-        if span is None or anew:
-            assert video.duration_s is not None  # a page without one is rejected
-            span = plan_numbered_clip(video.duration_s, seed=key.seed, video_id=key.video_id, number=key.number)
-            self._store.set_span(key, span)
+        spans = self._store.spans(key)
+        if key.number in spans:
+            return spans[key.number]
+        assert video.duration_s is not None  # a page without one is rejected
+        span = plan_numbered_clip(
+            video.duration_s, seed=key.seed, video_id=key.video_id, number=key.number, known=spans
+        )
+        self._store.set_span(key, span)
         return span
 
     def _known(self, source: Source, clip: StoredClip, again: Collection[str]) -> Source | None:
@@ -336,13 +405,11 @@ class Crawl:
     def _unwanted(self, source: Source) -> tuple[str, str] | None:
         if self._settings.license == "creative-commons" and not is_creative_commons(source.licence):
             return ("licence", f"not Creative Commons: {source.licence or 'the page names no licence'}")
-        if (excluded := self._settings.excluded(source)) is not None:
-            return ("excluded", excluded)
         return None
 
     def _give_up(self, source: Source, error: Exception) -> Source:
         code = "network" if isinstance(error, UnreachableError) else "private"
-        return self._note(replace(source, problem=(code, str(error))))
+        return self._note(self._with_problem(source, (code, str(error))))
 
     def _note(self, source: Source) -> Source:
         """Record a problem in the store."""
@@ -354,11 +421,17 @@ class Crawl:
 
 
 def host_of(link: str) -> str:
-    """Name of the site that a link, or a search's prefix, leads to."""
+    """Name of the site that a link, or a search's prefix, leads to: www., m. and youtu.be are no sites of their own."""
     try:
-        return urlsplit(link).hostname or link.split(":", 1)[0]
+        host = (urlsplit(link).hostname or "").rstrip(".")
     except ValueError:
         return link
+    if not host:
+        return "youtube.com" if link.startswith("ytsearch") else link.split(":", 1)[0]
+    if host.replace(".", "").isdigit() or ":" in host:
+        return host
+    site = ".".join(host.split(".")[-2:])  # more than one site under co.uk counts as one: gentler than it must be
+    return _SITES.get(site, site)
 
 
 def is_creative_commons(licence: str | None) -> bool:

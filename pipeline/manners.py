@@ -10,8 +10,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from pipeline.errors import LoginWantedError, RateLimitedError, RejectedError, UnreachableError
 
@@ -25,6 +25,9 @@ IN_A_ROW = 3  # candidates that tell a site's trouble from a page's
 
 class CrawlStoppedError(Exception):
     """The crawl ends here for now, and what is queued stays queued: one line that says why, and what to do."""
+
+    suspects: Sequence[Any] = ()
+    """Items that it ended over."""
 
 
 class HungUpError(Exception):
@@ -94,9 +97,13 @@ class Host:
         bring: Callable[[Item], Result],
         give_up: Callable[[Item, Exception], Result],
         *,
+        counts_as: Callable[[Item], str | None],
         others_answered: Callable[[], bool],
     ) -> Iterator[Result]:
         """Bring item after item; those that met the site's own trouble are given up once it is known to be theirs.
+
+        ``counts_as`` names what an item counts as among those in a row: clips of one video are one. None: it was such a
+        suspect in an earlier run, and proves nothing now.
 
         Raises
         ------
@@ -110,18 +117,20 @@ class Host:
                 result = self.ask(lambda item=item: bring(item))  # type: ignore[misc]
             except (LoginWantedError, UnreachableError) as error:
                 suspects.append((item, error))
-                if len(suspects) < IN_A_ROW:
+                if len({name for suspect, _ in suspects if (name := counts_as(suspect)) is not None}) < IN_A_ROW:
                     continue
                 if isinstance(error, LoginWantedError):
-                    raise CrawlStoppedError(
-                        f"{self.name} asks for a login ({error}); what is queued stays queued: run the same command "
-                        "with --cookies FILE or --cookies-from-browser NAME, or later"
-                    ) from error
-                if self.has_answered or not others_answered():
-                    raise CrawlStoppedError(
-                        f"{self.name} cannot be reached ({error}); what is queued stays queued: run the same command "
-                        "when the network is back"
-                    ) from error
+                    told = f"{self.name} asks for a login ({error}); what is queued stays queued: run the same command "
+                    told += "with --cookies FILE or --cookies-from-browser NAME, or later"
+                elif self.has_answered or not others_answered():
+                    told = f"{self.name} cannot be reached ({error}); what is queued stays queued: "
+                    told += "run the same command when the network is back"
+                else:
+                    told = ""
+                if told:
+                    stopped = CrawlStoppedError(told)
+                    stopped.suspects = [suspect for suspect, _ in suspects]
+                    raise stopped from error
                 suspects += [(item, error) for item in left]  # other sites answer: this one is gone
                 break
             yield from (give_up(*suspect) for suspect in suspects)

@@ -89,8 +89,8 @@ def _lines_of(file: Path) -> list[str]:
     return lines
 
 
-def labels_by_link(table: str | None) -> dict[str | None, Row] | None:
-    """Rows of a table of labels by their links; none for an unlabelled set.
+def link_labels(table: str | None) -> list[Row] | None:
+    """Rows of a table of labels of links; none for an unlabelled set.
 
     Raises
     ------
@@ -99,20 +99,36 @@ def labels_by_link(table: str | None) -> dict[str | None, Row] | None:
     """
     if table == "mved":
         raise UserError("--labels mved goes with a folder of MVED's layout; give links a table of labels")
-    return {row["link"]: row for row in label_rows(Path(table), "link")} if table else None
+    return label_rows(Path(table), "link") if table else None
 
 
-def candidates_of(
-    videos: Iterable[Video], labels: Mapping[str | None, Row] | None, *, clips_per_video: int
-) -> list[Source]:
+def by_identity(rows: Sequence[Row], identities: Sequence[str]) -> dict[str, Row]:
+    """Rows of a table of labels by the identities of their links.
+
+    Raises
+    ------
+    UserError
+        If two links lead to one video.
+    """
+    found: dict[str, Row] = {}
+    for row, identity in zip(rows, identities, strict=True):
+        if identity in found:
+            raise UserError(f"--labels: {found[identity]['link']} and {row['link']} are one video; give it one row")
+        found[identity] = row
+    return found
+
+
+def candidates_of(videos: Iterable[Video], labels: Mapping[str, Row] | None, *, clips_per_video: int) -> list[Source]:
     """Candidates of the videos listed, in their order; nothing is fetched of them yet."""
     return [clip for video in videos for clip in clips_of(_candidate(video, labels), clips_per_video)]
 
 
-def _candidate(video: Video, labels: Mapping[str | None, Row] | None) -> Source:
-    row = (labels or {}).get(video.link, {})
-    problem = None
-    if not is_http(video.link):
+def _candidate(video: Video, labels: Mapping[str, Row] | None) -> Source:
+    row = (labels or {}).get(video.video_id, {})
+    problem = video.problem
+    if problem is not None:
+        pass
+    elif not is_http(video.link):
         problem = ("unsupported-link", "only http and https links are fetched")
     elif labels is not None and not row.get("label"):
         problem = ("no-label", "the table of labels does not name it")
@@ -130,15 +146,16 @@ def _candidate(video: Video, labels: Mapping[str | None, Row] | None) -> Source:
 
 
 def with_page(source: Source, video: Video) -> Source:
-    """Give a candidate what is known of its video."""
+    """Give a candidate what is known of its video, which another link may lead to as well."""
     return replace(
         source,
+        groups=tuple(dict.fromkeys([*source.groups, *filter(None, [video.page_id])])),
         title=video.title or clean_text(_title_of(video.link)) or "clip",
         duration_s=video.duration_s,
         uploader=video.uploader,
         upload_date=video.upload_date,
         licence=video.licence,
-        query=video.request,
+        query=video.request or source.query,
     )
 
 

@@ -16,9 +16,9 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,11 +33,13 @@ STORE_VERSION = 1
 
 _TABLES = """
 CREATE TABLE listed (request TEXT PRIMARY KEY);
-CREATE TABLE listing (request TEXT, position INTEGER, video TEXT NOT NULL, PRIMARY KEY (request, position));
+CREATE TABLE listing (request TEXT, position INTEGER, video TEXT NOT NULL, link TEXT NOT NULL,
+    PRIMARY KEY (request, position));
 CREATE TABLE video (
     id TEXT PRIMARY KEY,                -- extractor:id, or the link where the extractor gives no identity of its own
     link TEXT NOT NULL,
-    request TEXT NOT NULL,              -- the first that listed it
+    page_id TEXT,                       -- extractor:id as its page tells it
+    code TEXT, detail TEXT,             -- why there is nothing to fetch: a list that cannot be read
     title TEXT, uploader TEXT, upload_date TEXT, licence TEXT,
     duration_s REAL,
     resolved INTEGER NOT NULL DEFAULT 0 -- whether its own page was read; a listing tells less
@@ -72,6 +74,10 @@ class Video:
     licence: str | None = None
     duration_s: float | None = None
     resolved: bool = False
+    page_id: str | None = None
+    """Identity as the page tells it; another link may lead to the same."""
+    problem: tuple[str, str] | None = None
+    """Code and detail of a list that could not be read: it stands for itself, and is never fetched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,47 +196,81 @@ class Store:
         with self._transaction() as database:
             database.executemany("INSERT INTO listed VALUES (?)", [(request,) for request in listings])
             database.executemany(
-                "INSERT OR IGNORE INTO video (id, link, request, title, uploader, duration_s) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO video (id, link, title, uploader, duration_s, code, detail) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (video.video_id, video.link, request, video.title, video.uploader, video.duration_s)
-                    for request, videos in listings.items()
-                    for video in videos
+                    (v.video_id, v.link, v.title, v.uploader, v.duration_s, *(v.problem or (None, None)))
+                    for videos in listings.values()
+                    for v in videos
                 ],
             )
             database.executemany(
-                "INSERT INTO listing VALUES (?, ?, ?)",
+                "INSERT INTO listing VALUES (?, ?, ?, ?)",
                 [
-                    (request, position, video.video_id)
+                    (request, position, video.video_id, video.link)
                     for request, videos in listings.items()
                     for position, video in enumerate(videos)
                 ],
             )
 
+    def forget_unreadable(self, codes: Collection[str]) -> None:
+        """Forget the lists that could not be read for one of these reasons, so that they are asked for again."""
+        marks = ", ".join("?" * len(codes))
+        unreadable = f"SELECT request FROM listing JOIN video ON id = video WHERE code IN ({marks})"
+        with self._transaction() as database:
+            requests = {row[0] for row in database.execute(unreadable, list(codes))}
+            for request in requests:
+                database.execute("DELETE FROM listed WHERE request = ?", (request,))
+                database.execute("DELETE FROM listing WHERE request = ?", (request,))
+            database.execute(f"DELETE FROM video WHERE code IN ({marks})", list(codes))
+
     def videos(self, requests: Iterable[str]) -> list[Video]:
-        """Return the videos of these requests in order, each once."""
-        columns = "id, link, video.request, title, uploader, upload_date, licence, duration_s, resolved"
-        query = f"SELECT {columns} FROM listing JOIN video ON id = video WHERE listing.request = ? ORDER BY position"
+        """Return the videos of these requests in order, each once, with the link and request that listed it first."""
+        query = (
+            f"SELECT {_VIDEO_COLUMNS}, listing.link, listing.request FROM listing JOIN video ON id = video "
+            "WHERE listing.request = ? ORDER BY position"
+        )
         found: dict[str, Video] = {}
         for request in requests:
             for row in self._read(query, (request,)):
-                found.setdefault(row[0], _video(row))
+                found.setdefault(row[0], replace(_video(row), link=row[-2], request=row[-1]))
         return list(found.values())
 
     def video(self, video_id: str) -> Video:
         """Return what is known of one video."""
-        columns = "id, link, request, title, uploader, upload_date, licence, duration_s, resolved"
-        (row,) = self._read(f"SELECT {columns} FROM video WHERE id = ?", (video_id,))
-        return _video(row)
+        (row,) = self._read(f"SELECT {_VIDEO_COLUMNS}, link FROM video WHERE id = ?", (video_id,))
+        return replace(_video(row), link=row[-1])
 
     def set_resolved(self, video: Video) -> None:
-        """Record what a video's own page says of it."""
+        """Record what a video's own page or media say of it; spans drawn for another duration are drawn anew."""
         with self._transaction() as database:
             database.execute(
-                "UPDATE video SET title = ?, uploader = ?, upload_date = ?, licence = ?, duration_s = ?, resolved = 1 "
-                "WHERE id = ?",
-                (video.title, video.uploader, video.upload_date, video.licence, video.duration_s, video.video_id),
+                "UPDATE clip SET start_s = NULL, length_s = NULL WHERE video = ? AND sha256 IS NULL AND "
+                "(SELECT duration_s FROM video WHERE id = ?) IS NOT ?",
+                (video.video_id, video.video_id, video.duration_s),
             )
+            database.execute(
+                "UPDATE video SET title = ?, uploader = ?, upload_date = ?, licence = ?, duration_s = ?, page_id = ?, "
+                "resolved = 1 WHERE id = ?",
+                (
+                    video.title,
+                    video.uploader,
+                    video.upload_date,
+                    video.licence,
+                    video.duration_s,
+                    video.page_id,
+                    video.video_id,
+                ),
+            )
+
+    def spans(self, key: ClipKey) -> dict[int, ClipSpan]:
+        """Spans of a video's clips that stand, by number."""
+        rows = self._read(
+            "SELECT number, start_s, length_s FROM clip "
+            "WHERE video = ? AND seed = ? AND modality = ? AND start_s IS NOT NULL",
+            (key.video_id, key.seed, key.modality),
+        )
+        return {number: ClipSpan(start_s=start_s, length_s=length_s) for number, start_s, length_s in rows}
 
     # --- clips ---------------------------------------------------------------------------------------------------
 
@@ -336,23 +376,28 @@ class Store:
         return self.folder / "clips" / sha256[:2] / f"{sha256}.mkv"
 
     def drop_file(self, sha256: str) -> None:
-        """Remove a clip's file; its row stays."""
-        self.clip_file(sha256).unlink(missing_ok=True)
+        """Remove a clip's file once nobody waits for it; its row stays."""
+        if not self._read("SELECT 1 FROM clip WHERE sha256 = ? AND state = 'fetched'", (sha256,)):
+            self.clip_file(sha256).unlink(missing_ok=True)
 
 
 def _identity(key: ClipKey) -> tuple[str, int, int, str]:
     return key.video_id, key.number, key.seed, key.modality
 
 
+_VIDEO_COLUMNS = "id, title, uploader, upload_date, licence, duration_s, resolved, page_id, code, detail"
+
+
 def _video(row: Sequence[Any]) -> Video:
     return Video(
         video_id=row[0],
-        link=row[1],
-        request=row[2],
-        title=row[3],
-        uploader=row[4],
-        upload_date=row[5],
-        licence=row[6],
-        duration_s=row[7],
-        resolved=bool(row[8]),
+        link="",
+        title=row[1],
+        uploader=row[2],
+        upload_date=row[3],
+        licence=row[4],
+        duration_s=row[5],
+        resolved=bool(row[6]),
+        page_id=row[7],
+        problem=None if row[8] is None else (row[8], row[9]),
     )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline import media
-from pipeline.queries import candidates_of, labels_by_link, read_queries
+from pipeline.queries import by_identity, candidates_of, link_labels, read_queries
 from pipeline.schema import EMOTIONS
 from pipeline.store import Video as Listed
 from scripts.demo import videos, write_links
@@ -280,7 +280,8 @@ def test_demo_lists_give_each_labelled_link_its_mood_and_its_piece_as_group(tmp_
     write_links(links, tmp_path / "labels.csv", 8765)
     found = {kind: read_queries([str(file)], search_prefix="", per_search=1) for kind, file in links.items()}
     videos = [Listed(video_id=query.request, link=query.request) for query in found["labelled"]]
-    labelled = candidates_of(videos, labels_by_link(str(tmp_path / "labels.csv")), clips_per_video=1)
+    rows = link_labels(str(tmp_path / "labels.csv")) or []
+    labelled = candidates_of(videos, by_identity(rows, [row["link"] or "" for row in rows]), clips_per_video=1)
     assert Counter(source.label for source in labelled) == dict.fromkeys(MOODS, 8)
     assert {len({s.label for s in labelled if s.groups[0] == piece}) for piece in MOODS["Sad"]} == {1}
     assert not set(found["labelled"]) & set(found["unlabeled"])

@@ -122,7 +122,8 @@ def test_codes_to_retry_are_known_ones():
     assert mistake(retry="network,boredom, sleep").startswith("--retry boredom, sleep: no such code; known are ")
     assert request(retry=" network, timeout,,").again == {"network", "timeout"}
     assert request(retry=",".join(CODES)).again == CODES.keys()
-    assert request(retry="").again == request(retry=None).again == frozenset()
+    assert request(retry=None).again == frozenset()
+    assert mistake(retry=" ,") == "--retry names no code; give some, separated by commas"
 
 
 # --- how it goes out -------------------------------------------------------------------------------------------------
@@ -240,7 +241,8 @@ def test_a_folder_is_read_and_not_crawled():
 def test_candidates_of_a_crawl_are_labelled_by_a_table():
     Path("labels.csv").write_text("link,label\nhttps://a.org/1,Sad\n")
     asked = request(source="https://a.org/1", labels="labels.csv", clips_per_video=2)
-    one, two = asked.candidates([Video(video_id="site:1", link="https://a.org/1")])
+    (row,) = asked.label_rows() or []
+    one, two = asked.candidates([Video(video_id="site:1", link="https://a.org/1")], {"site:1": row})
     assert (one.label, two.label, two.number) == ("Sad", "Sad", 1)
 
 
@@ -291,5 +293,6 @@ def test_the_crawl_goes_out_as_it_was_asked_to():
     assert access.request_pause_s == 0.5  # within a page no longer than between two
     assert request().crawl().access.request_pause_s == 1.0
     known = {"link": "https://a.org/1", "title": "", "groups": ()}
-    assert settings.excluded(Source(source_id="site:1", video_id="site:1", **known)) == "test set holds this video"
-    assert settings.excluded(Source(source_id="site:2", video_id="site:2", **known)) is None
+    sources = [Source(source_id=name, video_id=name, **known) for name in ("site:1", "site:2")]
+    told = [source.problem for source in asked.build(sources).sources]
+    assert told == [("excluded", "test set holds this video"), None]

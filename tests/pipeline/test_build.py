@@ -309,7 +309,7 @@ def test_a_limit_may_grow(videos, tmp_path):
 
 def test_the_same_names_in_another_folder_are_not_taken_for_the_same_videos(videos, tmp_path):
     run(request(tmp_path / "set", videos, origin=str(videos)))
-    with pytest.raises(UserError, match="begun from another --source folder"):
+    with pytest.raises(UserError, match="begun from another --source"):
         request(tmp_path / "set", videos, origin="elsewhere").check_against_earlier()
 
 

@@ -259,7 +259,11 @@ class Round:
         self.stopped: CrawlStoppedError | None = None
         try:
             visit = self.site.visit(
-                range(len(told)), self.bring, self.give_up, others_answered=lambda: self.others_answered
+                range(len(told)),
+                self.bring,
+                self.give_up,
+                counts_as=str,
+                others_answered=lambda: self.others_answered,
             )
             for result in visit:
                 self.brought.append(result)

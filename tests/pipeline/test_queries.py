@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.queries import Query, candidates_of, is_crawl, is_http, labels_by_link, read_queries
+from pipeline.queries import Query, by_identity, candidates_of, is_crawl, is_http, link_labels, read_queries
 from pipeline.sources import Source
 from pipeline.store import Video
 
@@ -131,12 +131,12 @@ def test_a_mistake_is_told_in_one_line(tmp_path, monkeypatch, words, line):
 
 
 def test_without_a_table_there_are_no_labels():
-    assert labels_by_link(None) is None
+    assert link_labels(None) is None
 
 
 def test_mveds_layout_is_for_folders():
     with pytest.raises(UserError, match="--labels mved goes with a folder of MVED's layout; give links a table"):
-        labels_by_link("mved")
+        link_labels("mved")
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,19 @@ def test_a_table_of_labels_that_cannot_be_used_is_told_in_one_line(tmp_path, tab
     if table is not None:
         (tmp_path / "labels.csv").write_text(table)
     with pytest.raises(UserError, match=line) as caught:
-        labels_by_link(str(tmp_path / "labels.csv"))
+        link_labels(str(tmp_path / "labels.csv"))
     assert "\n" not in str(caught.value)
+
+
+def labels_of(table):
+    rows = link_labels(str(table))
+    return by_identity(rows, [row["link"] for row in rows])
+
+
+def test_two_links_of_one_video_with_a_label_each_are_refused():
+    rows = [{"link": "https://youtu.be/x", "label": "Sad"}, {"link": "https://youtube.com/watch?v=x", "label": "Fear"}]
+    with pytest.raises(UserError, match="are one video; give it one row"):
+        by_identity(rows, ["youtube:x", "youtube:x"])
 
 
 # --- candidates ------------------------------------------------------------------------------------------------------
@@ -226,7 +237,7 @@ def test_a_table_labels_links(tmp_path):
         f"link,label,split,group\n{BARE.link},Sad,Testing,suite\nhttps://never.listed,Sad,,\n{PAGE.link},,,\n"
     )
     other = Video(video_id="https://a.org/2", link="https://a.org/2")
-    one, page, two = candidates_of([BARE, PAGE, other], labels_by_link(str(table)), clips_per_video=1)
+    one, page, two = candidates_of([BARE, PAGE, other], labels_of(table), clips_per_video=1)
     assert (one.label, one.split, one.groups, one.problem) == ("Sad", "test", ("suite", BARE.link), None)
     assert two.problem == page.problem == ("no-label", "the table of labels does not name it")
 
@@ -234,9 +245,7 @@ def test_a_table_labels_links(tmp_path):
 def test_a_link_that_nobody_fetches_is_told_as_such_before_its_label_is_asked_for(tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("link,label\nhttps://a.org/1,Sad\n")
-    (source,) = candidates_of(
-        [Video(video_id="ftp://a", link="ftp://a")], labels_by_link(str(table)), clips_per_video=1
-    )
+    (source,) = candidates_of([Video(video_id="ftp://a", link="ftp://a")], labels_of(table), clips_per_video=1)
     assert source.problem is not None
     assert source.problem[0] == "unsupported-link"
 
