@@ -208,10 +208,16 @@ def test_licence_exclusion_retry_and_clips_that_are_not_kept(crawled, site, tmp_
     assert (code, text) == (0, "1 kept, 3 rejected, 0 failed; licence 3\n"), err
     assert list((tmp_path / "store/clips").rglob("*.mkv")) == []
     # With the filter off, those that it rejected are tried again, if they are asked for.
-    code, text, err = finish(*words, "--retry", "licence", "--exclude", str(folder / "set"), **site.environment)
-    assert code == 0, err
-    assert text.startswith("1 kept, 3 rejected, 0 failed; excluded 3")
-    details = {row["source_id"]: row["detail"] for row in index(tmp_path).values() if row["code"] == "excluded"}
+    code, text, err = finish(*words, "--retry", "licence", **site.environment)
+    assert (code, text) == (0, "4 kept, 0 rejected, 0 failed\n"), err
+    # A set that stands is not changed by a wish that comes late; a new one is.
+    code, text, err = finish(*words, "--exclude", str(folder / "set"), **site.environment)
+    assert (code, text) == (2, "")
+    assert "holds 4 clips of the excluded sets already" in err
+    words[words.index(str(tmp_path / "set"))] = str(tmp_path / "other/set")
+    code, text, err = finish(*words, "--exclude", str(folder / "set"), **site.environment)
+    assert (code, text) == (1, "0 kept, 4 rejected, 0 failed; excluded 4\n"), err
+    details = {row["source_id"]: row["detail"] for row in index(tmp_path / "other").values()}
     assert details["catalogue:good-1"].endswith("holds this video")
     # The playlist's page of the same recording is another video by its link, and the same one by its sound.
     assert " as in " in details[site.page("good-3")]

@@ -297,6 +297,7 @@ def test_other_programs_than_the_prefect_command_are_left_alone(served):
 # --- each with its own
 
 
+@pytest.mark.slow
 def test_prefect_yaml_deploys_the_same_to_a_work_pool(videos, tmp_path, monkeypatch):
     """On a server of the user's own, where the bare name is found too."""
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -320,6 +321,7 @@ def test_prefect_yaml_deploys_the_same_to_a_work_pool(videos, tmp_path, monkeypa
     assert (tmp_path / "set/dataset.json").exists(), told
 
 
+@pytest.mark.slow
 def test_after_a_kill_nothing_is_left_and_the_next_one_goes_on_until_ctrl_c(videos, tmp_path):
     out = tmp_path / "set"
     parameters = {"source": str(videos), "out": str(out), "labels": "mved", "workers": 2}
