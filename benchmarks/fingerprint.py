@@ -132,7 +132,7 @@ class EveryOffset:
             change[n, : len(items)] = own_change(items) * (items != 0)
         mask = np.abs(signs[:, :, 0])
         spectra = (np.fft.rfft(part, self.SIZE, axis=1) for part in (signs, mask, change))
-        return tuple(spectrum.astype(np.complex64) for spectrum in spectra)  # type: ignore[return-value]
+        return tuple(spectrum.astype(np.complex64) for spectrum in spectra)  # type: ignore[return-value]  # three of them
 
     def smallest(self, query: np.ndarray) -> np.ndarray:
         """Of all offsets, a number a clip; infinite where no overlap has enough change to tell."""

@@ -200,7 +200,7 @@ def as_command(function: Callable[..., int]) -> Callable[..., int]:
 
     repeated = Annotated[list[str], tyro.conf.UseAppendAction]
     command.__annotations__ = build_shards.fn.__annotations__ | {"source": repeated, "exclude": repeated}
-    command.__signature__ = inspect.signature(build_shards.fn)  # type: ignore[attr-defined]
+    command.__signature__ = inspect.signature(build_shards.fn)  # type: ignore[attr-defined]  # typeshed has no such field
     del command.__wrapped__  # whose annotations would be read in place of these
     return command
 

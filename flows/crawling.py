@@ -12,11 +12,12 @@ from flows.request import Request
 from flows.tasks import finish, finish_earlier, nothing_to_do, prepared
 from pipeline.build import MAX_BATCH, Build
 from pipeline.errors import UserError
-from pipeline.fetch import Crawl, free_bytes, host_of
+from pipeline.fetch import Crawl, host_of
 from pipeline.manners import CrawlStoppedError
 from pipeline.queries import by_identity
 from pipeline.schema import FAILURE_CODES, Manifest
 from pipeline.sources import Source
+from pipeline.storage import free_bytes
 from pipeline.store import Store, open_store
 from pipeline.text import clean_text
 

@@ -156,7 +156,7 @@ def set_environment(url: str) -> None:
     served.use(url)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    import flows.settings  # noqa: F401
+    import flows.settings  # noqa: F401  for what it sets
 
 
 def free_port(asked: int) -> int:

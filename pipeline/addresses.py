@@ -145,7 +145,7 @@ def basic_auth(user: str, password: str) -> str:
 
 def _resolve(host: str, port: int) -> list[Address]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]
+    return [(family, address) for family, _, _, _, address in found]  # type: ignore[misc]  # no other kind comes
 
 
 def _parse_upstream(upstream: str) -> SplitResult:

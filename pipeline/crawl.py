@@ -218,7 +218,7 @@ class Session:
         if not info:
             raise RejectedError("unavailable", "the page holds no video")
         self._page = (link, modality, info)
-        return info  # type: ignore[no-any-return]
+        return info  # type: ignore[no-any-return]  # yt-dlp has no types
 
     def _duration_of_media(self, info: dict[str, Any]) -> float:
         wanted = (info.get("requested_formats") or [info])[0]
@@ -273,7 +273,7 @@ class Session:
     def _downloader(self) -> Any:
         session, yt_dlp = self, self._yt_dlp
 
-        class Downloader(yt_dlp.YoutubeDL):  # type: ignore[name-defined,misc]
+        class Downloader(yt_dlp.YoutubeDL):  # type: ignore[name-defined,misc]  # nor a class for mypy
             """Lets ffmpeg see addresses of the proxy in place of the site's, and counts what answers unpack to."""
 
             def urlopen(self, req: Any) -> Any:

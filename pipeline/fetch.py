@@ -7,12 +7,10 @@ for source in crawl.fetch(pending)      with its file, or with the reason why th
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -35,7 +33,7 @@ from pipeline.manners import CrawlStoppedError, Host, HungUpError
 from pipeline.queries import Query, is_http, with_page
 from pipeline.schema import FAILURE_CODES, Modality
 from pipeline.sources import Source
-from pipeline.store import ClipKey, Store, StoredClip, Video
+from pipeline.store import ClipKey, State, Store, StoredClip, Video
 from pipeline.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError
 
 Answer = TypeVar("Answer")
@@ -287,8 +285,7 @@ class Crawl:
     ) -> None:
         """One lane: a worker process with a session of its own, which visits host after host."""
         try:
-            with ExitStack() as stack:
-                pool = stack.enter_context(WorkerPool(1))
+            with WorkerPool(1) as pool:
                 while not self._hang_up.is_set():
                     try:
                         name = waiting.get_nowait()
@@ -415,8 +412,8 @@ class Crawl:
         """Record a problem in the store."""
         if source.problem is not None:
             code, detail = source.problem
-            state = "failed" if code in FAILURE_CODES else "rejected"
-            self._store.set_outcome(self._keys[source.source_id], state, code=code, detail=detail)  # type: ignore[arg-type]
+            state: State = "failed" if code in FAILURE_CODES else "rejected"
+            self._store.set_outcome(self._keys[source.source_id], state, code=code, detail=detail)
         return source
 
 
@@ -443,10 +440,3 @@ def is_creative_commons(licence: str | None) -> bool:
 def versions() -> dict[str, str]:
     """Tools that fetched a clip."""
     return {"yt-dlp": metadata.version("yt-dlp"), "ffmpeg": media.ffmpeg_version()}
-
-
-def free_bytes(folder: Path) -> int:
-    """Room on the disk of a folder that may not be there yet."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

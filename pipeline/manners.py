@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from pipeline.errors import LoginWantedError, RateLimitedError, RejectedError, UnreachableError
@@ -114,7 +115,7 @@ class Host:
         left = iter(items)
         for item in left:
             try:
-                result = self.ask(lambda item=item: bring(item))  # type: ignore[misc]
+                result = self.ask(partial(bring, item))
             except (LoginWantedError, UnreachableError) as error:
                 suspects.append((item, error))
                 if len({name for suspect, _ in suspects if (name := counts_as(suspect)) is not None}) < IN_A_ROW:

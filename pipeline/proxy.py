@@ -237,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = HEAD_TIMEOUT_S
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class calls it so
         """Nothing is logged."""
 
     def handle_expect_100(self) -> bool:

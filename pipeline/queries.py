@@ -119,8 +119,12 @@ def by_identity(rows: Sequence[Row], identities: Sequence[str]) -> dict[str, Row
 
 
 def candidates_of(videos: Iterable[Video], labels: Mapping[str, Row] | None, *, clips_per_video: int) -> list[Source]:
-    """Candidates of the videos listed, in their order; nothing is fetched of them yet."""
-    return [clip for video in videos for clip in clips_of(_candidate(video, labels), clips_per_video)]
+    """Candidates of the videos listed, in their order; nothing is fetched of them yet.
+
+    A list that could not be read is one candidate, however many clips are wanted of a video.
+    """
+    counts = ((video, 1 if video.problem else clips_per_video) for video in videos)
+    return [clip for video, count in counts for clip in clips_of(_candidate(video, labels), count)]
 
 
 def _candidate(video: Video, labels: Mapping[str, Row] | None) -> Source:

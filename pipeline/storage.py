@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,3 +52,10 @@ def single_writer(folder: Path, *, doing: str, flag: str) -> Iterator[None]:
         except BlockingIOError as error:
             raise UserError(f"another process is {doing}; wait for it, or choose another {flag}") from error
         yield
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk of a folder that may not be there yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -259,3 +259,9 @@ def test_several_clips_of_a_video_stand_together_in_the_order_of_their_numbers()
         (f"{BARE.link} (clip 2)", BARE.link, 1),
     ]
     assert {s.groups for s in sources[:2]} == {("youtube:aB3_-dEfGh1",)}
+
+
+def test_a_list_that_could_not_be_read_is_one_candidate_however_many_clips_are_wanted():
+    unread = Video(video_id="https://a.org/list", link="https://a.org/list", problem=("network", "gone"))
+    (source,) = candidates_of([unread], None, clips_per_video=3)
+    assert source.problem == ("network", "gone")

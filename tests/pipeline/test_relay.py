@@ -76,7 +76,7 @@ https://cdn.test:8443/seg/1.ts?x=1
 #EXTINF:4.0,
 seg/3.ts
 #EXTINF:4.0,
-/root/4.ts
+/top/4.ts
 #EXT-X-ENDLIST
 """
 
@@ -87,7 +87,7 @@ def test_addresses_in_a_playlist_are_led_through_the_relay() -> None:
     assert lines[2] == '#EXT-X-MAP:URI="http://b.test.80.http.relay.invalid/init.mp4"'
     assert lines[4] == "http://cdn.test.8443.https.relay.invalid/seg/1.ts?x=1"
     assert lines[6] == "http://cdn.test.443.https.relay.invalid/2.ts"
-    assert (lines[8], lines[10]) == ("seg/3.ts", "/root/4.ts")
+    assert (lines[8], lines[10]) == ("seg/3.ts", "/top/4.ts")
     moved = relay_playlist(PLAYLIST, "https://a.test/x/y.m3u8", moved=True).split("\n")
     assert moved[8] == "http://a.test.443.https.relay.invalid/x/seg/3.ts"
 
