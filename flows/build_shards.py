@@ -40,6 +40,7 @@ from pipeline.card import dataset_card
 from pipeline.denoise import DEFAULT_ON
 from pipeline.errors import UserError
 from pipeline.fetch import License
+from pipeline.filters.judge import Mode
 from pipeline.manners import CrawlStoppedError
 from pipeline.plan import SplitRule
 from pipeline.schema import Manifest, Modality, SchemaError
@@ -62,6 +63,9 @@ def build_shards(
     samples_per_shard: int = 128,
     workers: int | None = None,
     denoise: bool = DEFAULT_ON,
+    filters: Mode | None = None,
+    thresholds: dict[str, float] = {},  # noqa: B006  never changed
+    rules: str | None = None,
     per_search: int = 50,
     search_prefix: str = "ytsearch",
     clips_per_video: int = 1,
@@ -97,6 +101,11 @@ def build_shards(
         samples_per_shard: At most so many clips in a tar; one takes about 5 MB.
         workers: Worker processes; one a core by default.
         denoise: Denoise clips whose noise floor is high; docs/denoise.md shows what that does.
+        filters: `drop` what is no music video, `score` it and keep it, or do not ask (`off`). By default a set without
+            labels drops, and one with labels, whose clips people chose, is scored.
+        thresholds: Other thresholds of the filters by name, such as speech 0.4; docs/filters.md lists them.
+        rules: Table (CSV) of the rules of titles, descriptions, categories and lengths, in place of
+            pipeline/filters/rules.csv.
         per_search: Results taken of each search.
         search_prefix: yt-dlp's key of the search: ytsearch, ytsearchdate, or a plugin's.
         clips_per_video: Clips of each video, none overlapping another.

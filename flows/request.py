@@ -18,6 +18,9 @@ from pipeline.crawl import PROXY_VARIABLE, Access
 from pipeline.errors import UserError
 from pipeline.exclude import Excluded
 from pipeline.fetch import CrawlSettings, License, is_creative_commons
+from pipeline.filters.judge import Filters, Mode
+from pipeline.filters.text import DEFAULT_RULES, read_rules
+from pipeline.filters.thresholds import Thresholds
 from pipeline.plan import SplitRule
 from pipeline.prepare import Recipe
 from pipeline.queries import Query, candidates_of, is_crawl, link_labels, read_queries
@@ -45,6 +48,9 @@ class Request:
     samples_per_shard: int
     workers: int | None
     denoise: bool
+    filters: Mode | None
+    thresholds: dict[str, float]
+    rules: str | None
     per_search: int
     search_prefix: str
     clips_per_video: int
@@ -201,6 +207,7 @@ class Request:
             samples_per_shard=self.samples_per_shard,
             limit=self.limit,
             origin=None if self.is_crawl else str(Path(self.words[0]).resolve()),
+            filters=self.filter_settings,
             excluded=self.excluded,
             superseded=self._lists() - {source.source_id for source in sources},
         )
@@ -228,6 +235,21 @@ class Request:
         """
         return Excluded.of([Path(folder) for folder in self.exclude])
 
+    @cached_property
+    def filter_settings(self) -> Filters:
+        """What the filters ask, and whether they drop; a labelled set, whose clips people chose, is scored alone.
+
+        Raises
+        ------
+        UserError
+            If a threshold is unknown, or the table of rules cannot be used.
+        """
+        return Filters(
+            mode=self.filters or ("drop" if self.labels is None else "score"),
+            thresholds=Thresholds.of(self.thresholds),
+            rules=read_rules(Path(self.rules) if self.rules else DEFAULT_RULES),
+        )
+
     def check(self) -> None:
         """Read what can be read before anything starts.
 
@@ -239,7 +261,7 @@ class Request:
         if self.is_crawl:
             self.queries()
             self.label_rows()
-        _ = self.excluded
+        _ = self.excluded, self.filter_settings
 
     def crawl(self) -> CrawlSettings:
         """How the crawl goes out, and how gently."""

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
 from pipeline.build import Build, Row, fail_alone, prepare_batch
+from pipeline.filters.judge import Filters
 from pipeline.prepare import Recipe
 from pipeline.schema import Manifest
 from pipeline.sources import Source
@@ -19,15 +20,17 @@ from pipeline.workers import WorkerDiedError, WorkerPool
 
 
 @task(name="prepare-batch", cache_policy=NO_CACHE)
-def prepare_in_worker(pool: WorkerPool, folder: Path, batch: list[Source], recipe: Recipe, seed: int) -> list[Row]:
+def prepare_in_worker(
+    pool: WorkerPool, folder: Path, batch: list[Source], recipe: Recipe, seed: int, filters: Filters
+) -> list[Row]:
     """Prepare a batch in a worker. If one dies meanwhile, try the clips one by one: a single clip blocks no other."""
     try:
-        return pool.run(prepare_batch, folder, batch, recipe, seed)
+        return pool.run(prepare_batch, folder, batch, recipe, seed, filters)
     except WorkerDiedError:
         rows = []
         for source in batch:
             try:
-                rows += pool.run_alone(prepare_batch, folder, [source], recipe, seed)
+                rows += pool.run_alone(prepare_batch, folder, [source], recipe, seed, filters)
             except WorkerDiedError as error:
                 rows += fail_alone(folder, source, str(error))
         return rows
@@ -43,7 +46,7 @@ def prepared(build: Build, batches: Iterable[Sequence[Source]], *, num_workers: 
     """Prepare batches as they come; their rows, in the batches' order."""
     with WorkerPool(num_workers) as pool:
         jobs = (
-            prepare_in_worker.submit(pool, build.work, list(batch), build.recipe, build.settings.seed)
+            prepare_in_worker.submit(pool, build.work, list(batch), build.recipe, build.settings.seed, build.filters)
             for batch in batches
         )
         yield from windowed(jobs, size=2 * num_workers)

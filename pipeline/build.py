@@ -20,13 +20,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import shards
-from pipeline.card import dataset_card
+from pipeline import dataset, shards
 from pipeline.errors import DISK_ERRNOS, UserError
 from pipeline.exclude import Excluded
+from pipeline.filters.judge import OFF, Filters
 from pipeline.plan import Candidate, SplitRule, plan
 from pipeline.prepare import Recipe, prepare, versions
-from pipeline.schema import EMOTIONS, INDEX, Manifest, Rejected
+from pipeline.schema import EMOTIONS, Manifest, Rejected
 from pipeline.sources import Source
 from pipeline.storage import publish_text
 
@@ -44,6 +44,7 @@ class Settings:
     seed: int
     split_rule: SplitRule | None
     labels: list[str] | None
+    filters: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class Build:
     samples_per_shard: int
     origin: str | None = None
     """The folder that the sources' paths are relative to; none for links, which stand for themselves."""
+    filters: Filters = OFF
+    """What drops a clip, or is scored alone."""
     excluded: Excluded = NOTHING
     """What other sets hold and this one must not."""
     superseded: frozenset[str] = frozenset()
@@ -80,6 +83,7 @@ class Build:
         samples_per_shard: int,
         limit: int | None = None,
         origin: str | None = None,
+        filters: Filters = OFF,
         excluded: Excluded = NOTHING,
         superseded: frozenset[str] = frozenset(),
     ) -> Build:
@@ -101,7 +105,8 @@ class Build:
                     f"--split official: {unsplit[0].source_id} came with no split ({len(unsplit)} such); "
                     "name splits in a column `split`, or use --split grouped"
                 )
-        settings = Settings(seed=seed, split_rule=split_rule, labels=_label_names(usable, labelled))
+        labels = _label_names(usable, labelled)
+        settings = Settings(seed=seed, split_rule=split_rule, labels=labels, filters=filters.to_dict())
         return cls(
             out=out,
             sources=[_unless_excluded(source, excluded) for source in sources[:limit]],
@@ -109,6 +114,7 @@ class Build:
             settings=settings,
             samples_per_shard=samples_per_shard,
             origin=origin,
+            filters=filters,
             excluded=excluded,
             superseded=superseded,
         )
@@ -279,35 +285,30 @@ class Build:
     def finish(self) -> Manifest:
         """Derive index, ``dataset.json`` and card from the commit records and the plan, then drop plan and parts."""
         rows = self.earlier_rows() + self.plan_rows()
-        kept = sorted((row for row in rows if row["status"] == "kept"), key=lambda row: row["shard"])  # stable
-        left_out = sorted((row for row in rows if row["status"] != "kept"), key=lambda row: row["source_id"])
-        labels = self.settings.labels
-        manifest = Manifest(
-            labels=labels,
+        manifest = dataset.publish(
+            self.out,
+            rows,
+            labels=self.settings.labels,
             recipe=asdict(self.recipe),
             recipe_hash=self.recipe.hash,
-            splits=shards.split_summary(kept, labels),
-            counts=shards.count(rows),
-            normalization=shards.normalization(kept),
             settings=asdict(self.settings),
             versions=versions(),
         )
-        shards.write_rows(self.out / "index.parquet", kept + left_out, INDEX)
-        publish_text(self.out / "dataset.json", manifest.to_json())
-        publish_text(self.out / "README.md", dataset_card(manifest))
         # The plan goes last: without it, parts left behind would be planned again.
         for file in [*sorted(self.work.glob("part-*")), self.plan_file]:
             file.unlink(missing_ok=True)
         return manifest
 
 
-def prepare_batch(folder: Path, sources: Sequence[Source], recipe: Recipe, seed: int) -> list[Row]:
+def prepare_batch(
+    folder: Path, sources: Sequence[Source], recipe: Recipe, seed: int, filters: Filters = OFF
+) -> list[Row]:
     """Prepare a batch into one part; our own errors become ``failed(internal)`` rows, with the traceback in detail."""
 
     def candidates() -> Iterator[shards.Prepared]:
         for source in sources:
             try:
-                yield shards.prepared(source, prepare(source, recipe=recipe, seed=seed))
+                yield shards.prepared(source, prepare(source, recipe=recipe, seed=seed, filters=filters))
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
                     raise

@@ -78,6 +78,8 @@ class Clip:
     """uint8 (n, 128, 128, 3), RGB; n is 64, or less where the picture ends early."""
     audio: np.ndarray | None
     """float32 mono at 32 kHz, at most 30 s."""
+    small_THW: np.ndarray | None = None
+    """uint8 (n, 36, 64), grey, five a second: what the filters look at."""
 
 
 @functools.cache

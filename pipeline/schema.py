@@ -101,6 +101,13 @@ CODES: dict[str, str] = {
     "too-short": "less than 25 s of sound and picture",
     "too-large": "beyond the limits on bytes or pixels",
     "undecodable": "the file is damaged, or no media file at all",
+    "text": "title, description, category or length say that it is something else: an interview, a trailer, an album",
+    "silent": "nothing, or next to nothing, is to be heard",
+    "tone": "its sound is one held tone or hum",
+    "clipped": "its sound is cut off at full scale for much of the time",
+    "speech": "people talk for much of it",
+    "not-music": "little of it is music or singing: applause, noise, a game",
+    "static": "its picture does not move: a still, slides, black",
     "duplicate": "the same clip is in the set already",
     "key-collision": "by chance another clip has the same key; another title or seed tells them apart",
     "network": "the site could not be reached, or broke off",
@@ -139,8 +146,8 @@ class Sample:
     arrays: Mapping[str, np.ndarray]
     label: int | None
     meta: Mapping[str, Any]
-    prints: Mapping[str, bytes] = field(default_factory=dict)
-    """Fingerprints by index column; they stand in the index alone."""
+    index_only: Mapping[str, bytes] = field(default_factory=dict)
+    """What stands in the index alone, by its column: fingerprints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +157,8 @@ class Rejected:
     code: str
     detail: str
     meta: Mapping[str, Any]
+    index_only: Mapping[str, bytes] = field(default_factory=dict)
+    """What stands in the index alone, by its column: a picture of the clip, where it could be decoded."""
 
 
 def encode(sample: Sample) -> dict[str, Any]:
@@ -227,6 +236,21 @@ def _check_array(key: str, name: str, array: np.ndarray) -> None:
 
 # --- the index: one row a candidate, kept or not -----------------------------------------------------------------
 
+SCORES: dict[str, pa.DataType] = {
+    "text_rules": pa.list_(pa.string()),  # names of the rules of pipeline/filters/rules.csv that its page or name hits
+    "loudness_db": pa.float64(),  # RMS of the clip, dB of full scale
+    "silent_share": pa.float64(),  # of its time
+    "clipped_share": pa.float64(),  # of its samples
+    "tone_share": pa.float64(),  # of its time in which nothing but one steady tone sounds
+    "speech_share": pa.float64(),  # of its time, as the two that follow; they may overlap
+    "singing_share": pa.float64(),
+    "music_share": pa.float64(),
+    "motion": pa.float64(),  # median difference of successive small frames, grey levels
+    "moved": pa.float64(),  # what is left of it once a zoom or pan of the whole picture is taken out
+    "black_share": pa.float64(),  # of its time
+}
+"""What the filters found of a clip, kept or not, by column of the index; `python -m pipeline.filters` judges anew."""
+
 INDEX = pa.schema(
     [
         ("key", pa.string()),
@@ -253,6 +277,11 @@ INDEX = pa.schema(
         ("height_px", pa.int32()),
         ("snr_db", pa.float64()),  # estimated, of the sound before denoising
         ("denoised", pa.bool_()),
+        ("flagged", pa.list_(pa.string())),  # codes of the filters that would drop it; see pipeline/filters
+        *SCORES.items(),
+        ("duplicate_of", pa.string()),  # key of the earlier clip that shows or plays the same
+        ("thumbnail", pa.binary()),  # JPEG of four frames, of clips that the filters dropped
+        ("sample_sha256", pa.string()),  # of the sample's members, in the order of the tar
         ("sound_print", pa.binary()),  # Chromaprint, uint32 every 0.124 s; pipeline/fingerprint.py
         ("picture_print", pa.binary()),  # pHash, uint64 a frame
     ]

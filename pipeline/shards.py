@@ -52,11 +52,11 @@ PART = pa.schema(
 def index_row(source: Source, outcome: Sample | Rejected) -> Row:
     """Row of one candidate; what only the plan knows is left open."""
     row: Row = {name: outcome.meta.get(name) for name in INDEX.names}
-    row |= {"label": source.label, "split": source.split, "groups": list(source.groups)}
+    row |= {"label": source.label, "split": source.split, "groups": list(source.groups), **outcome.index_only}
     if isinstance(outcome, Rejected):
         status = "failed" if outcome.code in FAILURE_CODES else "rejected"
         return row | {"status": status, "code": outcome.code, "detail": outcome.detail}
-    row |= {"key": outcome.key, "status": "kept", **outcome.prints}
+    row |= {"key": outcome.key, "status": "kept"}
     for name, array in outcome.arrays.items():
         channels = np.moveaxis(array, MEMBERS[name].channel_axis, 0).reshape(
             array.shape[MEMBERS[name].channel_axis], -1

@@ -66,6 +66,9 @@ class Source:
     uploader: str | None = None
     upload_date: str | None = None
     licence: str | None = None
+    description: str | None = None
+    """What its page says of it, as the categories that follow."""
+    categories: tuple[str, ...] = ()
     query: str | None = None
     """What listed it: a search, a list, or its own link."""
 

@@ -199,8 +199,8 @@ def test_a_section_of_a_video_gives_what_the_whole_gives(whole, tmp_path, span):
     for name in ("mel_32k", "mel_22k", "mel_8k"):
         assert difference_db(of_section, of_whole, name) < 0.5
     for column, kind in (("sound_print", SOUND), ("picture_print", PICTURE)):
-        index = FingerprintIndex([("whole", from_bytes(of_whole.prints[column], kind))], kind)
-        match = index.match(from_bytes(of_section.prints[column], kind))
+        index = FingerprintIndex([("whole", from_bytes(of_whole.index_only[column], kind))], kind)
+        match = index.match(from_bytes(of_section.index_only[column], kind))
         assert match is not None
         assert match.difference < 0.05
 
@@ -257,10 +257,13 @@ def test_clips_of_one_file_have_their_own_spans_and_keys_and_the_first_is_the_fi
 def test_fingerprints_go_with_the_sample_and_not_into_its_json(whole):
     outcome = prepare(source_of(whole, span=SECTION_SPAN, duration_s=90.0), recipe=Recipe(), seed=0)
     assert isinstance(outcome, Sample)
-    assert {name: type(raw) for name, raw in outcome.prints.items()} == {"sound_print": bytes, "picture_print": bytes}
-    assert set(outcome.prints) <= set(INDEX.names)
-    assert len(from_bytes(outcome.prints["sound_print"], SOUND)) == 221
-    assert len(from_bytes(outcome.prints["picture_print"], PICTURE)) == 64
+    assert {name: type(raw) for name, raw in outcome.index_only.items()} == {
+        "sound_print": bytes,
+        "picture_print": bytes,
+    }
+    assert set(outcome.index_only) <= set(INDEX.names)
+    assert len(from_bytes(outcome.index_only["sound_print"], SOUND)) == 221
+    assert len(from_bytes(outcome.index_only["picture_print"], PICTURE)) == 64
     told = encode(outcome)
     assert "print" not in " ".join(json.loads(told["json"]))
     assert not any("print" in member for member in told)
@@ -276,7 +279,7 @@ def test_fingerprints_go_with_the_sample_and_not_into_its_json(whole):
 def test_one_modality_has_one_fingerprint(videos, modality, name, column):
     outcome = prepare(source_of(videos / name), recipe=Recipe(modality=modality), seed=0)
     assert isinstance(outcome, Sample)
-    assert list(outcome.prints) == [column]
+    assert list(outcome.index_only) == [column]
 
 
 def test_what_a_page_told_stands_in_the_samples_json(whole):

@@ -1,0 +1,46 @@
+"""What a clip must reach to be kept; ``docs/filters.md`` shows the evidence for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Limits of the filters, by the names of their flags."""
+
+    speech: float = 0.35
+    """Largest share of talk."""
+    music: float = 0.3
+    """Smallest share of music and singing together."""
+    loudness: float = -60.0
+    """Smallest RMS, dB of full scale."""
+    silence: float = 0.5
+    """Largest share of silence."""
+    clipping: float = 0.1
+    """Largest share of samples at full scale."""
+    tone: float = 0.8
+    """Largest share of time in which one steady tone is all that sounds."""
+    motion: float = 0.3
+    """Smallest median change between successive frames, grey levels."""
+    moved: float = 0.1
+    """Smallest such change beyond a zoom or pan of the whole picture."""
+    black: float = 0.5
+    """Largest share of black."""
+
+    @classmethod
+    def of(cls, changes: dict[str, float]) -> Thresholds:
+        """Default thresholds with changes by name.
+
+        Raises
+        ------
+        UserError
+            If a name is unknown.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in changes:
+            if name not in known:
+                raise UserError(f"--thresholds {name}: no such threshold; known are {', '.join(known)}")
+        return cls(**{name: float(value) for name, value in changes.items()})
