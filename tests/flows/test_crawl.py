@@ -41,6 +41,7 @@ def crawl_words(folder: Path, *sources: str) -> list[str]:
     words = [word for source in sources for word in ("--source", source)]
     words += ["--search-prefix", "catsearch", "--plugins", str(PLUGINS), "--allow-private"]
     words += ["--sleep-s", "0", "0", "--max-fetch-s", "6", "--max-clip-mb", "5", "--workers", "2"]
+    words += ["--filters", "off"]  # test pictures and tones are no music videos
     return [*words, "--out", str(folder / "set"), "--store", str(folder / "store")]
 
 

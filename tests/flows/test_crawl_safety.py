@@ -139,7 +139,7 @@ def crawled(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
             str(PLUGINS),
         ]
         words += ["--allow-private", "--sleep-s", "0", "0", "--workers", "1", "--cookies", str(cookies)]
-        words += ["--store", str(folder / "store")]
+        words += ["--store", str(folder / "store"), "--filters", "off"]  # test pictures and tones are no music videos
         environment = site.environment | trapped(folder) | {"CRAWL_PROXY": upstream.url}
         environment |= {name: str(folder / "tmp") for name in ("TMPDIR", "XDG_CACHE_HOME")}
         environment |= {"HOME": str(folder / "home")}
@@ -259,6 +259,7 @@ def test_private_links_in_a_list_are_told_as_such_and_nothing_connects(tmp_path:
         }
         (tmp_path / "links.txt").write_text("\n".join(private))
         words = ["--source", str(tmp_path / "links.txt"), "--out", str(tmp_path / "set"), "--sleep-s", "0", "0"]
+        words += ["--filters", "off"]
         environment = trapped(tmp_path) | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
         code, text, err = finish(*words, "--store", str(tmp_path / "store"), **environment)
         here.setblocking(False)
