@@ -17,6 +17,9 @@ Mode = Literal["drop", "score", "off"]
 QUESTIONS = (text, sound, speech, motion)
 """In the order in which they give a clip its code: the first verdict against it does."""
 
+CODES_OF_FILTERS = ("text", "silent", "tone", "clipped", "speech", "not-music", "static")
+"""Codes of their verdicts, in that order."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
