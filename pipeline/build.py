@@ -15,12 +15,13 @@ import hashlib
 import json
 import traceback
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline import dataset, shards
+from pipeline import dataset, journal, shards
 from pipeline.errors import DISK_ERRNOS, UserError
 from pipeline.exclude import Excluded
 from pipeline.filters.judge import OFF, Filters
@@ -29,6 +30,7 @@ from pipeline.prepare import Recipe, prepare, versions
 from pipeline.schema import EMOTIONS, Manifest, Rejected
 from pipeline.sources import Source
 from pipeline.storage import publish_text
+from pipeline.takedown import PURGED, TakenDown
 
 Row = dict[str, Any]
 
@@ -68,7 +70,7 @@ class Build:
     @property
     def work(self) -> Path:
         """Folder of what a build needs until it is finished: parts, plan, lock."""
-        return self.out / ".build"
+        return self.out / dataset.WORK
 
     @classmethod
     def request(
@@ -155,6 +157,7 @@ class Build:
 
     def begin(self) -> None:
         """Write the request down, so that a build that is stopped goes on as it began; clear what a killed one left."""
+        journal.finish_interrupted(self.out)
         self.check_against_earlier()
         for leftover in [*self.out.glob(".*.tmp"), *self.work.glob(".*.tmp")]:
             leftover.unlink()
@@ -178,14 +181,19 @@ class Build:
         """Candidates to prepare, in order.
 
         Those not dealt with yet, and those that failed, by no fault of theirs; where codes are named, those that have
-        one of them, and no others.
+        one of them, and no others. What was taken down never is; a new candidate of the same video has that problem.
         """
         rows = self.known_rows()
+        taken_down = TakenDown.of(rows)
         if again:
-            wanted = {row["source_id"] for row in rows if row["code"] in again}
-            return [source for source in self.sources if source.source_id in wanted]
+            wanted = {row["source_id"] for row in rows if row["code"] in again and row["code"] != PURGED}
+            return [taken_down.unless(source) for source in self.sources if source.source_id in wanted]
         known = {row["source_id"] for row in rows if row["status"] != "failed"}
-        return [source for source in self.sources if source.source_id not in known]
+        return [taken_down.unless(source) for source in self.sources if source.source_id not in known]
+
+    def taken_down(self) -> TakenDown:
+        """What no run may bring back; a fetched page may tell that a candidate is among it."""
+        return TakenDown.of(self.known_rows())
 
     def num_untouched(self) -> int:
         """Count the candidates that no run has dealt with."""
@@ -194,7 +202,7 @@ class Build:
 
     def up_to_date(self, again: Collection[str] = ()) -> Manifest | None:
         """Return the set's manifest if nothing is left to do."""
-        if self.plan_file.exists() or self.part_rows() or self.pending(again):
+        if journal.file_of(self.out).exists() or self.plan_file.exists() or self.part_rows() or self.pending(again):
             return None
         return shards.read_manifest(self.out)
 
@@ -218,14 +226,12 @@ class Build:
         A plan that is pending may stand in shards and index already; what it names is left to it.
         """
         planned = {row["source_id"] for row in self.plan_rows()}
-        index = self.out / "index.parquet"
-        left_out = [row for row in shards.read_rows(index) if row["status"] != "kept"] if index.exists() else []
-        left_out = [row for row in left_out if row["source_id"] not in self.superseded]
+        left_out = [row for row in dataset.left_out_rows(self.out) if row["source_id"] not in self.superseded]
         return [row for row in [*left_out, *self.committed_rows()] if row["source_id"] not in planned]
 
     def committed_rows(self) -> list[Row]:
         """Rows of the shards that stand."""
-        return [row for tar in shards.committed_shards(self.out) for row in shards.read_rows(shards.record_of(tar))]
+        return dataset.kept_rows(self.out)
 
     # --- plan ----------------------------------------------------------------------------------------------------
 
@@ -251,7 +257,7 @@ class Build:
             split_rule=self.settings.split_rule,
             seed=self.settings.seed,
             samples_per_shard=self.samples_per_shard,
-            num_shards=_num_shards(row["shard"] for row in committed),
+            num_shards=_num_shards(chain((row["shard"] for row in committed), journal.retired_shards(self.out))),
         )
         by_key = {row["key"]: row for row in rows if row["status"] == "kept"}
         placed = [by_key[p.key] | {"split": p.split, "source_group": p.group, "shard": p.shard} for p in made.placed]
@@ -284,10 +290,10 @@ class Build:
 
     def finish(self) -> Manifest:
         """Derive index, ``dataset.json`` and card from the commit records and the plan, then drop plan and parts."""
-        rows = self.earlier_rows() + self.plan_rows()
+        left_out = [row for row in self.earlier_rows() + self.plan_rows() if row["status"] != "kept"]
         manifest = dataset.publish(
             self.out,
-            rows,
+            left_out + self.committed_rows(),
             labels=self.settings.labels,
             recipe=asdict(self.recipe),
             recipe_hash=self.recipe.hash,
@@ -368,7 +374,7 @@ def _candidate(row: Row) -> Candidate:
     )
 
 
-def _num_shards(names: Iterator[str]) -> dict[str, int]:
+def _num_shards(names: Iterable[str]) -> dict[str, int]:
     numbers: dict[str, int] = {}
     for name in names:
         split, number = Path(name).stem.rsplit("-", 1)

@@ -110,6 +110,7 @@ CODES: dict[str, str] = {
     "static": "its picture does not move: a still, slides, black",
     "duplicate": "the same clip is in the set already",
     "key-collision": "by chance another clip has the same key; another title or seed tells them apart",
+    "purged": "it was taken down; what told of it is gone, and no later build takes it",
     "network": "the site could not be reached, or broke off",
     "timeout": "the clip took longer than the limit",
     "internal": "our own error; the traceback stands in detail",
@@ -281,7 +282,7 @@ INDEX = pa.schema(
         *SCORES.items(),
         ("duplicate_of", pa.string()),  # key of the earlier clip that shows or plays the same
         ("thumbnail", pa.binary()),  # JPEG of four frames, of clips that the filters dropped
-        ("sample_sha256", pa.string()),  # of the sample's members, in the order of the tar
+        ("sample_sha256", pa.string()),  # of names and bytes of the sample's members; pipeline/tars.py
         ("sound_print", pa.binary()),  # Chromaprint, uint32 every 0.124 s; pipeline/fingerprint.py
         ("picture_print", pa.binary()),  # pHash, uint64 a frame
     ]

@@ -13,12 +13,11 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from webdataset import TarWriter
 
 from pipeline.schema import (
     FAILURE_CODES,
@@ -34,6 +33,7 @@ from pipeline.schema import (
 )
 from pipeline.sources import Source
 from pipeline.storage import publishing
+from pipeline.tars import Hashed, read_samples
 
 Row = dict[str, Any]
 
@@ -58,12 +58,32 @@ def index_row(source: Source, outcome: Sample | Rejected) -> Row:
         return row | {"status": status, "code": outcome.code, "detail": outcome.detail}
     row |= {"key": outcome.key, "status": "kept"}
     for name, array in outcome.arrays.items():
-        channels = np.moveaxis(array, MEMBERS[name].channel_axis, 0).reshape(
-            array.shape[MEMBERS[name].channel_axis], -1
-        )
-        row[f"mean_{name}"] = channels.mean(axis=1, dtype=np.float64).tolist()
-        row[f"meansq_{name}"] = np.square(channels, dtype=np.float64).mean(axis=1).tolist()
+        mean, meansq = channel_moments(name, array)
+        row |= {f"mean_{name}": mean.tolist(), f"meansq_{name}": meansq.tolist()}
     return row
+
+
+def channel_moments(name: str, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and mean square of each channel of a stored array.
+
+    Parameters
+    ----------
+    name
+        Of the member, whose shape and dtype the array has.
+
+    Returns
+    -------
+    (np.ndarray, np.ndarray)
+        float64 (channels,) each. Where a number of the array is not finite, its mean square is not either.
+    """
+    axis = MEMBERS[name].channel_axis
+    channels = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    if array.dtype == np.uint8:  # a tenth of the time, and exact
+        counts = np.stack([np.bincount(channel, minlength=256) for channel in channels])
+        levels = np.arange(256)
+        return counts @ levels / channels.shape[1], counts @ levels**2 / channels.shape[1]
+    values = channels.astype(np.float64)
+    return values.mean(axis=1), np.square(values, out=values).mean(axis=1)
 
 
 def part_name(sources: Iterable[Source]) -> str:
@@ -86,7 +106,7 @@ def write_part(folder: Path, sources: Sequence[Source], candidates: Iterable[Pre
     name = part_name(sources)
     rows = []
     with publishing(folder / f"{name}.tar") as scratch:
-        with scratch.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0) as writer:
+        with scratch.open("wb") as stream, _tar_writer(stream) as writer:
             for row, record in candidates:
                 if record is not None:
                     offset = writer.tarstream.offset
@@ -103,14 +123,22 @@ def pack_shard(
     """Copy the samples of one shard out of their parts, give each its split, group and class, and commit the tar."""
     name = rows[0]["shard"]
     with publishing(folder / name) as scratch:
-        with scratch.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0) as writer:
+        with scratch.open("wb") as stream, _tar_writer(stream) as writer:
             for row in rows:
                 writer.write(_final_record(row, parts, labels))
         with scratch.open("rb") as written:
-            digest = hashlib.file_digest(written, "sha256").hexdigest()
-        num_bytes = scratch.stat().st_size
-    record = {"recipe_hash": recipe_hash, "tar_sha256": digest, "tar_bytes": str(num_bytes)}
-    write_rows(record_of(folder / name), rows, INDEX, metadata=record)
+            tar = Hashed(written)
+            digests = {sample.key: sample.sha256 for sample in read_samples(tar)}
+            digest = tar.hexdigest_of_all()
+    committed = [row | {"sample_sha256": digests[row["key"]]} for row in rows]
+    promise = {"recipe_hash": recipe_hash, "tar_sha256": digest, "tar_bytes": str(tar.num_bytes)}
+    write_rows(record_of(folder / name), committed, INDEX, metadata=promise)
+
+
+def _tar_writer(stream: IO[bytes]) -> Any:
+    from webdataset import TarWriter  # here, since it loads torch where that is installed: 2 s for nothing
+
+    return TarWriter(stream, encoder=False, mtime=0)
 
 
 def _final_record(row: Row, parts: Path, labels: Sequence[str] | None) -> dict[str, Any]:
@@ -132,6 +160,11 @@ def _members(stream: BinaryIO) -> dict[str, bytes]:
 def record_of(tar: Path) -> Path:
     """Path of a tar's commit record."""
     return tar.with_suffix(".parquet")
+
+
+def tar_sha256(tar: Path) -> str:
+    """Hash of a tar as its commit record promises it."""
+    return str((pq.read_schema(record_of(tar)).metadata or {})[b"tar_sha256"].decode())
 
 
 def committed_shards(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -22,6 +23,7 @@ def publishing(target: Path) -> Iterator[Path]:
         with scratch.open("rb") as stream:
             os.fsync(stream.fileno())
         scratch.replace(target)
+        sync_folder(target.parent)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -30,6 +32,16 @@ def publish_text(target: Path, text: str) -> None:
     """Write a text file whole."""
     with publishing(target) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's names on disk, where its file system can promise that."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager
@@ -51,6 +63,28 @@ def single_writer(folder: Path, *, doing: str, flag: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"another process is {doing}; wait for it, or choose another {flag}") from error
+        yield
+
+
+@contextmanager
+def no_writer(folder: Path) -> Iterator[None]:
+    """Keep writers out of a folder while it is read, if it has a lock; nothing is written.
+
+    Raises
+    ------
+    UserError
+        If a writer holds it.
+    """
+    try:
+        lock = (folder / "lock").open()
+    except OSError:  # a copy, or a set that nobody can write
+        yield
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is writing {folder.parent}; wait for it") from error
         yield
 
 

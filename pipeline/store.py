@@ -347,7 +347,7 @@ class Store:
         with self._transaction() as database:
             database.executemany(
                 "UPDATE clip SET state = ?, code = ?, detail = ? "
-                "WHERE video = ? AND number = ? AND seed = ? AND modality = ?",
+                "WHERE video = ? AND number = ? AND seed = ? AND modality = ? AND code IS NOT 'purged'",
                 [(state, code, detail, *_identity(key)) for key, state, code, detail in outcomes],
             )
 
@@ -379,6 +379,45 @@ class Store:
         """Remove a clip's file once nobody waits for it; its row stays."""
         if not self._read("SELECT 1 FROM clip WHERE sha256 = ? AND state = 'fetched'", (sha256,)):
             self.clip_file(sha256).unlink(missing_ok=True)
+
+    # --- take-down -----------------------------------------------------------------------------------------------
+
+    def known_as(self) -> dict[str, set[str]]:
+        """All that each video is known by: its identity, its links, and what its page calls it."""
+        rows = self._read(
+            "SELECT id, id FROM video UNION SELECT id, link FROM video UNION SELECT video, link FROM listing"
+        )
+        rows += self._read("SELECT id, page_id FROM video WHERE page_id IS NOT NULL")
+        names: dict[str, set[str]] = {}
+        for video_id, name in rows:
+            names.setdefault(video_id, set()).add(name)
+        return names
+
+    def purge(self, videos: Collection[str], clips: Collection[tuple[str, int, int]], detail: str) -> None:
+        """Take videos down, and single clips (video, number, seed): their files and words go, their identities stay.
+
+        A clip of the same bytes goes too. A video all of whose clips go is gone as a whole.
+        """
+        stored, named = self.clips(), set(clips)
+        gone = {key for key in stored if key.video_id in videos or (key.video_id, key.number, key.seed) in named}
+        files = {stored[key].sha256 for key in gone} - {None}
+        gone |= {key for key, clip in stored.items() if clip.sha256 in files}
+        whole = {key.video_id for key in gone} - {key.video_id for key in stored.keys() - gone} | set(videos)
+        for sha256 in filter(None, files):
+            self.clip_file(sha256).unlink(missing_ok=True)
+        self._read("PRAGMA secure_delete = ON")  # else the words would stay in the file's free pages
+        with self._transaction() as database:
+            database.executemany(
+                "UPDATE clip SET state = 'rejected', code = 'purged', detail = ?, sha256 = NULL, num_bytes = NULL, "
+                "versions = NULL, start_s = NULL, length_s = NULL "
+                "WHERE video = ? AND number = ? AND seed = ? AND modality = ?",
+                [(detail, *_identity(key)) for key in gone],
+            )
+            database.executemany(
+                "UPDATE video SET code = 'purged', detail = ?, title = NULL, uploader = NULL, upload_date = NULL, "
+                "licence = NULL, duration_s = NULL WHERE id = ?",
+                [(detail, video_id) for video_id in whole],
+            )
 
 
 def _identity(key: ClipKey) -> tuple[str, int, int, str]:

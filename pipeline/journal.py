@@ -1,0 +1,205 @@
+"""A purge from its journal to its end: written down before anything is touched, and gone on with after a kill.
+
+    .build/purge.json              what is to be done; while it exists, the purge is not finished
+    .train-000003.tar.purge        a shard without what is taken down, until it takes its place; its record likewise
+    purged.jsonl                   one line a purge
+
+Every step finds out for itself whether it was done, so that a purge can be carried out again from its beginning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline import dataset, shards
+from pipeline.errors import UserError
+from pipeline.schema import INDEX
+from pipeline.storage import publish_text, publishing, sync_folder
+from pipeline.store import Store, open_store
+from pipeline.takedown import PURGED, without_keys
+from pipeline.tars import Hashed, copy_samples, read_samples
+
+Row = dict[str, Any]
+
+LOG = "purged.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purge:
+    """All that a purge does, settled before it begins."""
+
+    when: str
+    """In UTC, to the second."""
+    reason: str | None
+    rows: list[Row]
+    """Of what is taken down: source_id, link, and the identity that its page told as source_group."""
+    keys: list[str]
+    """Of those rows."""
+    splits: dict[str, int]
+    """Clips taken down by split."""
+    rewritten: dict[str, str]
+    """Shards that lose samples, and those whose rows name a key that goes; with the hashes of their tars before."""
+    emptied: dict[str, str]
+    """Shards of which nothing is left, likewise."""
+    store: str | None = None
+    """Folder of the crawl's store, if it is purged too."""
+    videos: list[str]
+    """Of the store."""
+    clips: list[tuple[str, int, int]]
+    """Of videos that stay in the store: video, number, seed."""
+
+
+def file_of(folder: Path) -> Path:
+    """Path of the journal; it is there while a purge is not finished."""
+    return folder / dataset.WORK / "purge.json"
+
+
+def begin(folder: Path, purge: Purge) -> None:
+    """Write the journal: from here on the purge will be done, whatever ends this process."""
+    publish_text(file_of(folder), json.dumps(asdict(purge)) + "\n")
+
+
+def finish_interrupted(folder: Path) -> bool:
+    """Finish a purge that was killed or ran out of room, and tell whether there was one.
+
+    The caller holds the folder's lock.
+
+    Raises
+    ------
+    UserError
+        If the crawl's store, which is purged with it, is in use.
+    """
+    if not file_of(folder).exists():
+        return False
+    purge = Purge(**json.loads(file_of(folder).read_text()))
+    if purge.store is None or not Path(purge.store).is_dir():
+        carry_out(folder, purge)
+    else:
+        with open_store(Path(purge.store)) as store:
+            carry_out(folder, purge, store=store)
+    return True
+
+
+def carry_out(
+    folder: Path, purge: Purge, *, store: Store | None = None, told: Callable[[str], None] = lambda _: None
+) -> None:
+    """Do what the journal says, from the beginning or from where it was left, and remove the journal."""
+    for leftover in [*folder.glob(".*.tmp"), *(folder / dataset.WORK).glob(".*.tmp")]:
+        leftover.unlink()
+    if store is not None:
+        store.purge(purge.videos, [(video, number, seed) for video, number, seed in purge.clips], _detail(purge))
+    keys = frozenset(purge.keys)
+    for name in purge.rewritten:
+        told(name)
+        _rewrite(folder / name, keys)
+    for name in purge.emptied:
+        told(name)
+        shards.record_of(folder / name).unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
+    _publish(folder, purge, keys)
+    _log(folder, purge)
+    sync_folder(folder)
+    file_of(folder).unlink()
+
+
+def _detail(purge: Purge) -> str:
+    return "taken down" if purge.reason is None else f"taken down: {purge.reason}"
+
+
+def _rewrite(tar: Path, keys: frozenset[str]) -> None:
+    """Put a shard without these samples in its place; no reader meets a tar beside another's record."""
+    record = shards.record_of(tar)
+    new_tar, new_record = (file.with_name(f".{file.name}.purge") for file in (tar, record))
+    if not new_record.exists():  # it is written last: with it, both are whole
+        rows = shards.read_rows(record)
+        left = [without_keys(row, keys) for row in rows if row["key"] not in keys]
+        if left == rows:
+            return
+        _stage(tar, left, new_tar, new_record, unchanged=len(left) == len(rows))
+    if new_tar.exists():
+        record.unlink(missing_ok=True)
+        new_tar.replace(tar)
+    new_record.replace(record)
+
+
+def _stage(tar: Path, left: list[Row], new_tar: Path, new_record: Path, *, unchanged: bool) -> None:
+    promise = {k.decode(): v.decode() for k, v in (pq.read_schema(shards.record_of(tar)).metadata or {}).items()}
+    if not unchanged:
+        kept = {row["key"] for row in left}
+        with publishing(new_tar) as scratch, tar.open("rb") as old:
+            spans = [(sample.offset, sample.num_bytes) for sample in read_samples(old) if sample.key in kept]
+            with scratch.open("wb") as new:
+                copy_samples(old, new, spans)
+            with scratch.open("rb") as written:
+                hashed = Hashed(written)
+                promise |= {"tar_sha256": hashed.hexdigest_of_all(), "tar_bytes": str(hashed.num_bytes)}
+    shards.write_rows(new_record, left, INDEX, metadata=promise)
+
+
+def _publish(folder: Path, purge: Purge, keys: frozenset[str]) -> None:
+    manifest = shards.read_manifest(folder)
+    assert manifest is not None  # looked for before the purge began
+    gone = {row["source_id"] for row in purge.rows}
+    left_out = [without_keys(row, keys) for row in dataset.left_out_rows(folder) if row["source_id"] not in gone]
+    end = {"status": "rejected", "code": PURGED, "detail": _detail(purge)}
+    dataset.publish(
+        folder,
+        [*left_out, *(row | end for row in purge.rows), *dataset.kept_rows(folder)],
+        labels=manifest.labels,
+        recipe=manifest.recipe,
+        recipe_hash=manifest.recipe_hash,
+        settings=manifest.settings,
+        versions=manifest.versions,
+    )
+
+
+# --- the log -----------------------------------------------------------------------------------------------------
+
+
+def _log(folder: Path, purge: Purge) -> None:
+    """Add the purge's line to the log, unless it is there."""
+    hashes = {name: shards.tar_sha256(folder / name) for name in purge.rewritten}
+    line = {
+        "when": purge.when,
+        "reason": purge.reason,
+        "clips": purge.splits,
+        "left_out": len(purge.rows) - sum(purge.splits.values()),
+        "rewritten": {
+            name: {"was": was, "is": hashes[name]} for name, was in purge.rewritten.items() if was != hashes[name]
+        },
+        "removed": purge.emptied,
+    }
+    file = folder / LOG
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    written = json.dumps(line, ensure_ascii=False)
+    if written not in lines:
+        publish_text(file, "".join(f"{line}\n" for line in [*lines, written]))
+
+
+def entries(folder: Path) -> Iterator[dict[str, Any]]:
+    """Lines of the log.
+
+    Raises
+    ------
+    UserError
+        If one is no line of a log.
+    """
+    file = folder / LOG
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            yield {**entry, "removed": dict(entry["removed"])}
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UserError(f"{file} line {number} is no line of a purge; mend the file or remove it") from error
+
+
+def retired_shards(folder: Path) -> list[str]:
+    """Names of shards that purges emptied: no new shard has one, since somebody may hold the old one by that name."""
+    return [name for entry in entries(folder) for name in entry["removed"]]
