@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import shards
-from pipeline.card import dataset_card
 from pipeline.schema import INDEX, Manifest
 from pipeline.storage import publish_text
 from pipeline.takedown import PURGED, bare
@@ -38,7 +37,7 @@ def publish(
     settings: dict[str, Any],
     versions: dict[str, str],
 ) -> Manifest:
-    """Write index, ``dataset.json`` and card of a set from the rows of all its candidates.
+    """Write index, ``dataset.json``, card and page of a set from the rows of all its candidates.
 
     Kept rows stand by shard and, within one, in the order given, which is that of the tar; the others by their names.
     Of what was taken down nothing but its identity is written.
@@ -58,5 +57,7 @@ def publish(
     )
     shards.write_rows(folder / "index.parquet", kept + left_out, INDEX)
     publish_text(folder / "dataset.json", manifest.to_json())
-    publish_text(folder / "README.md", dataset_card(manifest))
+    from pipeline import report  # here, since workers import this module and draw nothing
+
+    report.write(folder, manifest)
     return manifest

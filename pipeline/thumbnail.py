@@ -7,13 +7,13 @@ import io
 import numpy as np
 from PIL import Image
 
-NUM_TILES = 4
-HEIGHT_PX = 72
+COLUMNS, ROWS = 2, 2  # of frames
+HEIGHT_PX = 72  # of a frame
 QUALITY = 75  # of JPEG: about 6 KB
 
 
 def thumbnail(frames_THWC: np.ndarray, *, aspect: float = 16 / 9) -> bytes:
-    """JPEG of four frames side by side, spread over the clip.
+    """JPEG of four frames, two by two, spread over the clip.
 
     Parameters
     ----------
@@ -23,10 +23,12 @@ def thumbnail(frames_THWC: np.ndarray, *, aspect: float = 16 / 9) -> bytes:
         Width over height of the video, which the stored frames have lost; taken between 1:2 and 3:1.
     """
     width = round(HEIGHT_PX * min(max(aspect, 0.5), 3.0))
-    sheet = Image.new("RGB", (NUM_TILES * width, HEIGHT_PX))
-    for tile in range(NUM_TILES):
-        frame = frames_THWC[(2 * tile + 1) * len(frames_THWC) // (2 * NUM_TILES)]
-        sheet.paste(Image.fromarray(frame).resize((width, HEIGHT_PX), Image.Resampling.BILINEAR), (tile * width, 0))
+    sheet = Image.new("RGB", (COLUMNS * width, ROWS * HEIGHT_PX))
+    num_tiles = COLUMNS * ROWS
+    for tile in range(num_tiles):
+        frame = Image.fromarray(frames_THWC[(2 * tile + 1) * len(frames_THWC) // (2 * num_tiles)])
+        row, column = divmod(tile, COLUMNS)
+        sheet.paste(frame.resize((width, HEIGHT_PX), Image.Resampling.BILINEAR), (column * width, row * HEIGHT_PX))
     target = io.BytesIO()
     sheet.save(target, "JPEG", quality=QUALITY)
     return target.getvalue()

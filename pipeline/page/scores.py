@@ -1,0 +1,217 @@
+"""What the filters measured: a histogram of each score, kept and dropped apart, and where the threshold stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.page.index import Index
+from pipeline.schema import SCORES
+
+NUM_BINS = 40
+QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One score as people read it."""
+
+    title: str
+    unit: str
+    columns: tuple[str, ...]
+    """Of the index; shares of several are added, up to 1."""
+    threshold: str | None = None
+    """Its name among the filters' settings."""
+    drops: Literal["above", "below"] = "above"
+    """Which side of the threshold is dropped."""
+    code: str | None = None
+    """What such a clip is dropped as."""
+    span: tuple[float, float] | None = None
+    """Of the axis; by the values where there is none."""
+
+
+SHARE = (0.0, 1.0)
+
+AXES = (
+    Axis(
+        title="Talk",
+        unit="share of the time",
+        columns=("speech_share",),
+        threshold="speech",
+        code="speech",
+        span=SHARE,
+    ),
+    Axis(
+        title="Music and singing",
+        unit="share of the time, added up to 1",
+        columns=("music_share", "singing_share"),
+        threshold="music",
+        drops="below",
+        code="not-music",
+        span=SHARE,
+    ),
+    Axis(title="Music", unit="share of the time", columns=("music_share",), span=SHARE),
+    Axis(title="Singing", unit="share of the time", columns=("singing_share",), span=SHARE),
+    Axis(
+        title="Loudness",
+        unit="dB of full scale, RMS",
+        columns=("loudness_db",),
+        threshold="loudness",
+        drops="below",
+        code="silent",
+    ),
+    Axis(
+        title="Silence",
+        unit="share of the time",
+        columns=("silent_share",),
+        threshold="silence",
+        code="silent",
+        span=SHARE,
+    ),
+    Axis(
+        title="Clipping",
+        unit="share of the samples",
+        columns=("clipped_share",),
+        threshold="clipping",
+        code="clipped",
+        span=SHARE,
+    ),
+    Axis(
+        title="One held tone",
+        unit="share of the time",
+        columns=("tone_share",),
+        threshold="tone",
+        code="tone",
+        span=SHARE,
+    ),
+    Axis(
+        title="Motion",
+        unit="grey levels between successive pictures, median",
+        columns=("motion",),
+        threshold="motion",
+        drops="below",
+        code="static",
+    ),
+    Axis(
+        title="Motion beyond zoom and pan",
+        unit="grey levels, median",
+        columns=("moved",),
+        threshold="moved",
+        drops="below",
+        code="static",
+    ),
+    Axis(
+        title="Black", unit="share of the time", columns=("black_share",), threshold="black", code="static", span=SHARE
+    ),
+    Axis(title="Signal to noise", unit="dB, estimated before denoising", columns=("snr_db",)),
+)
+"""The scores in the order in which the page shows them."""
+
+
+def axes() -> tuple[Axis, ...]:
+    """All scores of the schema: those that ``AXES`` does not know stand by their columns' names."""
+    known = {name for axis in AXES for name in axis.columns}
+    plain = [name for name, dtype in SCORES.items() if name not in known and str(dtype) == "double"]
+    return (*AXES, *(Axis(title=name.replace("_", " "), unit="", columns=(name,)) for name in plain))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """A score of all clips that have it."""
+
+    axis: Axis
+    edges: np.ndarray
+    """float64 (41,); what lies beyond the outermost is counted in the outermost bins."""
+    kept: np.ndarray
+    """int64 (40,)."""
+    dropped: np.ndarray
+    """int64 (40,)."""
+    threshold: float | None
+    unscored: int
+    quantiles: dict[str, list[float]]
+    """Of ``kept`` and ``dropped``, at ``QUANTILES``; none of a side without clips."""
+
+
+def thresholds_of(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Thresholds by name, as ``dataset.json`` tells them; none where the filters were off, or in an older set."""
+    told = (settings.get("filters") or {}).get("thresholds") or {}
+    order = [axis.threshold for axis in AXES if axis.threshold in told]
+    return {name: float(told[name]) for name in [*order, *sorted(set(told) - set(order))] if name}
+
+
+def mode_of(settings: Mapping[str, Any]) -> str:
+    """What the filters did: ``drop``, ``score`` or ``off``; an older set, which does not tell, had none."""
+    return str((settings.get("filters") or {}).get("mode", "off"))
+
+
+def histograms(index: Index, thresholds: Mapping[str, float]) -> list[Histogram]:
+    """Histograms of the scores that at least one clip has."""
+    drawn = (histogram(axis, _values(index, axis), index.kept, thresholds.get(axis.threshold or "")) for axis in axes())
+    return [one for one in drawn if one is not None]
+
+
+def histogram(axis: Axis, values: np.ndarray, kept: np.ndarray, threshold: float | None) -> Histogram | None:
+    """Count one score.
+
+    Parameters
+    ----------
+    axis
+        Its name, and the span of its axis if that is fixed.
+    values
+        float64 (rows,); what is not finite was not scored.
+    kept
+        bool (rows,).
+    threshold
+        Drawn, and always within the axis.
+
+    Returns
+    -------
+    Histogram or None
+        None where no row has the score.
+    """
+    scored = np.isfinite(values)
+    if not scored.any():
+        return None
+    low, high = axis.span or _span(values[scored], threshold)
+    edges = np.linspace(low, high, NUM_BINS + 1)
+    inside = np.clip(values, low, high)
+    sides = {"kept": scored & kept, "dropped": scored & ~kept}
+    counts = {side: np.histogram(inside[chosen], edges)[0] for side, chosen in sides.items()}
+    return Histogram(
+        axis=axis,
+        edges=edges,
+        kept=counts["kept"],
+        dropped=counts["dropped"],
+        threshold=threshold,
+        unscored=int(np.count_nonzero(~scored)),
+        quantiles={
+            side: np.quantile(values[chosen], QUANTILES).tolist() for side, chosen in sides.items() if chosen.any()
+        },
+    )
+
+
+def rule_counts(index: Index) -> list[tuple[str, int, int]]:
+    """Rules of titles and pages with the kept and the dropped candidates that hit them, the most frequent first."""
+    rows, names = index.lists("text_rules")
+    counts: dict[str, list[int]] = {}
+    for row, name in zip(rows, names, strict=True):
+        counts.setdefault(str(name), [0, 0])[0 if index.kept[row] else 1] += 1
+    rules = [(name, kept, dropped) for name, (kept, dropped) in counts.items()]
+    return sorted(rules, key=lambda rule: (-rule[1] - rule[2], rule[0]))
+
+
+def _values(index: Index, axis: Axis) -> np.ndarray:
+    first, *others = (index.numbers(name) for name in axis.columns)
+    return np.minimum(np.sum([first, *others], axis=0), 1.0) if others else first
+
+
+def _span(values: np.ndarray, threshold: float | None) -> tuple[float, float]:
+    """Axis that holds all but the outermost hundredths, and the threshold; never of width 0."""
+    low, high = (float(edge) for edge in np.quantile(values, (0.005, 0.995)))
+    if threshold is not None:
+        low, high = min(low, threshold), max(high, threshold)
+    margin = 0.04 * (high - low) or 0.5
+    return (low if low == 0 else low - margin), high + margin
