@@ -41,6 +41,7 @@ from pipeline.denoise import DEFAULT_ON
 from pipeline.errors import UserError
 from pipeline.fetch import License
 from pipeline.filters.judge import Mode
+from pipeline.journal import finish_interrupted
 from pipeline.manners import CrawlStoppedError
 from pipeline.plan import SplitRule
 from pipeline.schema import Manifest, Modality, SchemaError
@@ -138,6 +139,8 @@ def build_shards(
             show_without_fetching(request, show=log)
             return {}
         with single_writer(Path(out) / ".build", doing=f"building {out}", flag="--out"):
+            if finish_interrupted(Path(out)):
+                log("a purge was stopped before its end; it is finished now")
             build_all = from_crawl if request.is_crawl else from_folder
             manifest = build_all(request, log=log)
     except CrawlStoppedError as error:

@@ -92,6 +92,7 @@ def fetch_and_prepare(request: Request, crawl: Crawl, build: Build, *, log: Log)
     log(f"{len(build.sources)} candidates, {done} done already, {len(to_fetch)} to fetch")
     if request.keep_clips == "no":
         crawl.drop_files(build.known_rows())  # of a run that was killed before it could
+    taken_down = build.taken_down()
     stopped: list[CrawlStoppedError] = []
     with Progress(len(to_fetch), log, doing="fetch", ends=("fetched", "rejected", "failed")) as progress:
 
@@ -101,7 +102,7 @@ def fetch_and_prepare(request: Request, crawl: Crawl, build: Build, *, log: Log)
                 for source in crawl.fetch(pending, again=request.again):
                     if source.source_id in to_fetch:
                         progress.add([_end_of(source)])
-                    batch.append(source)
+                    batch.append(taken_down.unless(source))  # its page may tell what its link did not
                     if len(batch) == MAX_BATCH:
                         yield batch
                         batch = []

@@ -27,6 +27,7 @@ from pipeline.queries import Query, candidates_of, is_crawl, link_labels, read_q
 from pipeline.schema import CODES, Modality
 from pipeline.sources import Row, Source, list_sources
 from pipeline.store import Video
+from pipeline.takedown import PURGED
 
 YesNo = Literal["yes", "no"]
 
@@ -112,6 +113,8 @@ class Request:
             raise UserError("--retry names no code; give some, separated by commas")
         if unknown := sorted(self.again - CODES.keys()):
             raise UserError(f"--retry {', '.join(unknown)}: no such code; known are {', '.join(CODES)}")
+        if PURGED in self.again:
+            raise UserError("--retry purged: what was taken down is not brought back")
         self._check_access()
 
     def _check_access(self) -> None:

@@ -21,7 +21,6 @@ from pipeline import dataset, shards
 from pipeline.errors import UserError
 from pipeline.schema import INDEX
 from pipeline.storage import publish_text, publishing, sync_folder
-from pipeline.store import Store, open_store
 from pipeline.takedown import PURGED, without_keys
 from pipeline.tars import Hashed, copy_samples, read_samples
 
@@ -47,12 +46,11 @@ class Purge:
     """Shards that lose samples, and those whose rows name a key that goes; with the hashes of their tars before."""
     emptied: dict[str, str]
     """Shards of which nothing is left, likewise."""
-    store: str | None = None
-    """Folder of the crawl's store, if it is purged too."""
-    videos: list[str]
-    """Of the store."""
-    clips: list[tuple[str, int, int]]
-    """Of videos that stay in the store: video, number, seed."""
+
+    @property
+    def detail(self) -> str:
+        """Goes into what is left of a row."""
+        return "taken down" if self.reason is None else f"taken down: {self.reason}"
 
 
 def file_of(folder: Path) -> Path:
@@ -73,27 +71,25 @@ def finish_interrupted(folder: Path) -> bool:
     Raises
     ------
     UserError
-        If the crawl's store, which is purged with it, is in use.
+        If the journal is none of this program's.
     """
-    if not file_of(folder).exists():
+    file = file_of(folder)
+    if not file.exists():
         return False
-    purge = Purge(**json.loads(file_of(folder).read_text()))
-    if purge.store is None or not Path(purge.store).is_dir():
-        carry_out(folder, purge)
-    else:
-        with open_store(Path(purge.store)) as store:
-            carry_out(folder, purge, store=store)
+    try:
+        purge = Purge(**json.loads(file.read_text(encoding="utf-8")))
+        if not all(map(shards.TAR_NAME.fullmatch, [*purge.rewritten, *purge.emptied])):
+            raise ValueError("it names what is no shard")  # a set may come from anywhere, and names lead anywhere
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} is no journal of a purge ({error}); remove it if you did not begin one") from error
+    carry_out(folder, purge)
     return True
 
 
-def carry_out(
-    folder: Path, purge: Purge, *, store: Store | None = None, told: Callable[[str], None] = lambda _: None
-) -> None:
+def carry_out(folder: Path, purge: Purge, *, told: Callable[[str], None] = lambda _: None) -> None:
     """Do what the journal says, from the beginning or from where it was left, and remove the journal."""
     for leftover in [*folder.glob(".*.tmp"), *(folder / dataset.WORK).glob(".*.tmp")]:
         leftover.unlink()
-    if store is not None:
-        store.purge(purge.videos, [(video, number, seed) for video, number, seed in purge.clips], _detail(purge))
     keys = frozenset(purge.keys)
     for name in purge.rewritten:
         told(name)
@@ -106,10 +102,6 @@ def carry_out(
     _log(folder, purge)
     sync_folder(folder)
     file_of(folder).unlink()
-
-
-def _detail(purge: Purge) -> str:
-    return "taken down" if purge.reason is None else f"taken down: {purge.reason}"
 
 
 def _rewrite(tar: Path, keys: frozenset[str]) -> None:
@@ -147,7 +139,7 @@ def _publish(folder: Path, purge: Purge, keys: frozenset[str]) -> None:
     assert manifest is not None  # looked for before the purge began
     gone = {row["source_id"] for row in purge.rows}
     left_out = [without_keys(row, keys) for row in dataset.left_out_rows(folder) if row["source_id"] not in gone]
-    end = {"status": "rejected", "code": PURGED, "detail": _detail(purge)}
+    end = {"status": "rejected", "code": PURGED, "detail": purge.detail}
     dataset.publish(
         folder,
         [*left_out, *(row | end for row in purge.rows), *dataset.kept_rows(folder)],
@@ -195,7 +187,9 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-            yield {**entry, "removed": dict(entry["removed"])}
+            if not all(map(shards.TAR_NAME.fullmatch, entry["removed"])):
+                raise ValueError("it names what is no shard")
+            yield entry
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"{file} line {number} is no line of a purge; mend the file or remove it") from error
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -47,6 +48,8 @@ PART = pa.schema(
     ]
 )
 """A row of a part, and of a plan: the index row and where the sample's bytes lie."""
+
+TAR_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}\.tar")
 
 
 def index_row(source: Source, outcome: Sample | Rejected) -> Row:
@@ -207,19 +210,22 @@ def count(rows: Iterable[Row]) -> dict[str, Any]:
     return {name: status[name] for name in ("kept", "rejected", "failed")} | {"by_code": dict(sorted(by_code.items()))}
 
 
-def split_summary(kept: Sequence[Row], labels: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+def split_summary(kept: Iterable[Row], labels: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     """Shards, samples and samples of each class by split."""
-    summary: dict[str, dict[str, Any]] = {}
-    for split in SPLITS:
-        rows = [row for row in kept if row["split"] == split]
-        if rows:
-            per_class = Counter(row["label"] for row in rows)
-            summary[split] = {
-                "shards": sorted({row["shard"] for row in rows}),
-                "samples": len(rows),
-                "per_class": {label: per_class[label] for label in labels or ()},
-            }
-    return summary
+    samples, per_class, shards = Counter[str](), Counter[tuple[str, str]](), defaultdict[str, set[str]](set)
+    for row in kept:
+        samples[row["split"]] += 1
+        per_class[row["split"], row["label"]] += 1
+        shards[row["split"]].add(row["shard"])
+    return {
+        split: {
+            "shards": sorted(shards[split]),
+            "samples": samples[split],
+            "per_class": {label: per_class[split, label] for label in labels or ()},
+        }
+        for split in SPLITS
+        if samples[split]
+    }
 
 
 def normalization(kept: Sequence[Row]) -> dict[str, dict[str, list[float]]]:

@@ -161,6 +161,7 @@ class Store:
                 shutil.rmtree(leftover)
             else:
                 leftover.unlink()
+        self._remove_purged()
 
     @property
     def fetching(self) -> Path:
@@ -403,13 +404,11 @@ class Store:
         files = {stored[key].sha256 for key in gone} - {None}
         gone |= {key for key, clip in stored.items() if clip.sha256 in files}
         whole = {key.video_id for key in gone} - {key.video_id for key in stored.keys() - gone} | set(videos)
-        for sha256 in filter(None, files):
-            self.clip_file(sha256).unlink(missing_ok=True)
         self._read("PRAGMA secure_delete = ON")  # else the words would stay in the file's free pages
         with self._transaction() as database:
             database.executemany(
-                "UPDATE clip SET state = 'rejected', code = 'purged', detail = ?, sha256 = NULL, num_bytes = NULL, "
-                "versions = NULL, start_s = NULL, length_s = NULL "
+                "UPDATE clip SET state = 'rejected', code = 'purged', detail = ?, num_bytes = NULL, versions = NULL, "
+                "start_s = NULL, length_s = NULL "
                 "WHERE video = ? AND number = ? AND seed = ? AND modality = ?",
                 [(detail, *_identity(key)) for key in gone],
             )
@@ -418,6 +417,14 @@ class Store:
                 "licence = NULL, duration_s = NULL WHERE id = ?",
                 [(detail, video_id) for video_id in whole],
             )
+        self._remove_purged()
+
+    def _remove_purged(self) -> None:
+        """Remove the files of clips that were taken down; a purge that was killed may have left some."""
+        for (sha256,) in self._read("SELECT DISTINCT sha256 FROM clip WHERE code = 'purged' AND sha256 IS NOT NULL"):
+            self.clip_file(sha256).unlink(missing_ok=True)
+            with self._transaction() as database:
+                database.execute("UPDATE clip SET sha256 = NULL WHERE code = 'purged' AND sha256 = ?", (sha256,))
 
 
 def _identity(key: ClipKey) -> tuple[str, int, int, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,6 +57,67 @@ def without_keys(row: Mapping[str, Any], keys: frozenset[str]) -> Row:
         told = _KEY.sub(lambda found: "a clip taken down" if found[0] in keys else found[0], cleaned["detail"])
         cleaned["detail"] = told
     return cleaned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What the lines of a list name, in a set and in a crawl's store."""
+
+    rows: dict[str, list[Row]]
+    """Of the set, by line; none for a line that matches nothing there."""
+    in_store: dict[str, set[str]]
+    """Videos of the store, by line; likewise."""
+    called: Mapping[str, set[str]]
+    """What the list calls each candidate."""
+    known_as: Mapping[str, set[str]]
+    """What the store knows each video by."""
+
+    @classmethod
+    def of(cls, lines: Sequence[str], rows: Sequence[Row], known_as: Mapping[str, set[str]]) -> Named:
+        """Look up every line."""
+        by_name, videos = defaultdict(list), defaultdict(set)
+        for position, row in enumerate(rows):
+            for name in names_of(row, known_as.get(video_of(row["source_id"])[0], ())):
+                by_name[name].append(position)
+        for video_id, names in known_as.items():
+            for name in {video_id, *names, *_identities(*names)}:
+                videos[name].add(video_id)
+        found, in_store, called = {}, {}, defaultdict(set)
+        for line in lines:
+            positions = sorted({at for name in names_of_id(line) for at in by_name.get(name, ())})
+            found[line] = [rows[at] for at in positions]
+            for row in found[line]:
+                called[row["source_id"]].update(names_of_id(line))
+            in_store[line] = {video for name in names_of_id(line) for video in videos.get(name, ())}
+        return cls(rows=found, in_store=in_store, called=called, known_as=known_as)
+
+    @property
+    def missing(self) -> list[str]:
+        """Lines that match nothing."""
+        return [line for line, rows in self.rows.items() if not rows and not self.in_store[line]]
+
+    @property
+    def videos(self) -> set[str]:
+        """Videos of the store that are named."""
+        return set().union(*self.in_store.values())
+
+    def going(self, rows: Iterable[Row]) -> list[Row]:
+        """Rows to take down: those named and not gone yet, and what was left out as a duplicate of one."""
+        going = {row["source_id"]: row for found in self.rows.values() for row in found if row["code"] != PURGED}
+        keys = {row["key"] for row in going.values() if row["key"]}
+        for row in rows:
+            if row["code"] == "duplicate" and keys & {row.get("duplicate_of"), *_KEY.findall(row["detail"] or "")}:
+                going[row["source_id"]] = row
+        return [going[source_id] for source_id in sorted(going)]
+
+    def identity_of(self, row: Row) -> str | None:
+        """What a row's video is known by beyond its own words: as the list calls it, or as its page does."""
+        video_id, _ = video_of(row["source_id"])
+        own = {row["key"], row["source_id"], row["link"], video_id}
+        known = self.known_as.get(video_id, set())
+        named = self.called.get(row["source_id"], set()) & names_of(row, known)
+        told = sorted(name for name in named - own if not name.startswith("group:"))
+        return next(iter([*told, *sorted(name for name in known - own if "://" not in name)]), None)
 
 
 @dataclass(frozen=True, kw_only=True)
