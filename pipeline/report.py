@@ -9,6 +9,7 @@ browser, from the disk or from any server: it is one file, fetches nothing and r
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import tyro
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from pipeline import shards
@@ -70,17 +71,7 @@ def page(folder: Path, manifest: Manifest, *, index: Index, tars: Sequence[Store
     spread = balance(index, manifest)
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thousands"] = lambda number: f"{int(number):,}"
-    environment.filters["size"] = in_bytes
-    environment.filters["asjson"] = lambda value: json.dumps(value, sort_keys=True)
-    text: str = environment.get_template("report.html.j2").render(
+    text: str = _template().render(
         title=dataset_title(manifest),
         style=Markup(style),  # our own file
         style_hash=digest,
@@ -108,6 +99,21 @@ def page(folder: Path, manifest: Manifest, *, index: Index, tars: Sequence[Store
         max_tars=MAX_TARS,
     )
     return text
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["thousands"] = lambda number: f"{int(number):,}"
+    environment.filters["size"] = in_bytes
+    environment.filters["asjson"] = lambda value: json.dumps(value, sort_keys=True)
+    return environment.get_template("report.html.j2")
 
 
 def stored_tars(folder: Path) -> list[StoredFile]:

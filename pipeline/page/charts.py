@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.page.scores import Histogram
+from pipeline.page.scores import Axis, Histogram
 
 WIDTH, LEFT, RIGHT = 340.0, 8.0, 332.0  # units of the drawing, about a pixel on a phone
 TOP, UPPER, LOWER = 22.0, 84.0, 44.0  # room above, height of the kept and of the dropped
@@ -72,7 +73,7 @@ def draw(histogram: Histogram) -> Drawing:
                 bars.append(Bar(across(left), round(y, 2), width, tall, side))
     threshold = beyond = None
     if histogram.threshold is not None:
-        x = across(histogram.threshold)
+        x = across(float(histogram.axis.along(np.array(histogram.threshold))))
         sign = ">" if histogram.axis.drops == "above" else "<"
         anchor = "end" if x > WIDTH / 2 else "start"
         threshold = Tick(x, minus(f"drops {sign} {histogram.threshold:g}"), anchor)
@@ -84,11 +85,21 @@ def draw(histogram: Histogram) -> Drawing:
         baseline=baseline,
         bottom=bottom,
         bars=bars,
-        ticks=[_tick(value, across(value)) for value in nice_numbers(low, high)],
+        ticks=[_tick(words, across(place)) for place, words in numbers_along(histogram.axis, low, high)],
         threshold=threshold,
         beyond=beyond,
         words=in_words(histogram),
     )
+
+
+def numbers_along(axis: Axis, low: float, high: float) -> list[tuple[float, str]]:
+    """Numbers beside an axis, and where they stand: round ones, or powers of ten."""
+    if axis.log_from is None:
+        return [(value, minus(f"{np.round(value, 6):g}")) for value in nice_numbers(low, high)]
+    first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
+    powers = range(first, last + 1, 1 + (last - first) // 5)
+    least = round(math.log10(axis.log_from))
+    return [(float(power), f"{'≤ ' if power == least else ''}{10.0**power:g}") for power in powers]
 
 
 def nice_numbers(low: float, high: float) -> list[float]:
@@ -109,9 +120,8 @@ def in_words(histogram: Histogram) -> str:
     return f"{histogram.axis.title}: " + "; ".join(parts)
 
 
-def _tick(value: float, x: float) -> Tick:
-    anchor = "start" if x < LEFT + 6 else "end" if x > RIGHT - 6 else "middle"
-    return Tick(x, minus(f"{np.round(value, 6):g}"), anchor)
+def _tick(words: str, x: float) -> Tick:
+    return Tick(x, words, "start" if x < LEFT + 6 else "end" if x > RIGHT - 6 else "middle")
 
 
 def minus(words: str) -> str:

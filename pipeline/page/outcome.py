@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,22 +24,23 @@ class Stage(NamedTuple):
 
     name: str
     codes: tuple[str, ...]
-    is_filter: bool = False
+    shown: Literal["always", "if asked", "if any"] = "always"
+    """A filter is shown if it was asked, or has something against a clip; a take-down if there was one."""
 
 
 STAGES = (
     Stage("Asked for", ("unsupported-link", "no-label", "licence")),
     Stage("Can be had", ("unavailable", "private", "age-gated", "geo-blocked", "forbidden", "live", "network")),
     Stage("Can be decoded", ("too-large", "timeout", "undecodable", "no-audio", "no-video", "too-short", "internal")),
-    Stage("Title and page", ("text",), is_filter=True),
-    Stage("Something is to be heard", ("silent",), is_filter=True),
-    Stage("More than one held tone", ("tone",), is_filter=True),
-    Stage("Not clipped", ("clipped",), is_filter=True),
-    Stage("Not talk", ("speech",), is_filter=True),
-    Stage("Music or singing", ("not-music",), is_filter=True),
-    Stage("The picture moves", ("static",), is_filter=True),
+    Stage("Title and page", ("text",), "if asked"),
+    Stage("Not silent", ("silent",), "if asked"),
+    Stage("Not one held tone", ("tone",), "if asked"),
+    Stage("Not clipped", ("clipped",), "if asked"),
+    Stage("Not talk", ("speech",), "if asked"),
+    Stage("Music or singing", ("not-music",), "if asked"),
+    Stage("Moving picture", ("static",), "if asked"),
     Stage("New to the set", ("excluded", "duplicate", "key-collision")),
-    Stage("Not taken down", ("purged",)),
+    Stage("Not taken down", ("purged",), "if any"),
 )
 """In the order in which the table shows them; every code of the schema stands at one of them."""
 
@@ -49,7 +50,7 @@ class StageCount:
     """One line of the table of stages."""
 
     name: str
-    is_filter: bool
+    shown: str
     entered: int
     by_code: dict[str, int]
     flagged: int
@@ -128,7 +129,7 @@ def count_stages(candidates: int, by_code: Mapping[str, int], flagged: Mapping[s
     for stage in (*STAGES, *([Stage("Other reasons", unknown)] if unknown else [])):
         own = {code: by_code[code] for code in stage.codes if code in by_code}
         would = sum(flagged.get(code, 0) for code in stage.codes)
-        counts.append(StageCount(name=stage.name, is_filter=stage.is_filter, entered=left, by_code=own, flagged=would))
+        counts.append(StageCount(name=stage.name, shown=stage.shown, entered=left, by_code=own, flagged=would))
         left = counts[-1].left
     return counts
 

@@ -93,7 +93,7 @@ def mel_picture(name: str, array: np.ndarray) -> Spectrogram:
         colors="magma",
         title="Log-mel power",
         words=f"Log-mel power at {kilohertz:g} kHz over 30 s",
-        scale=minus(f"from {top - RANGE_DB:.0f} dB, dark, to {top:.0f} dB, bright"),
+        scale=minus(f"from {round(top - RANGE_DB)} dB, dark, to {round(top)} dB, bright"),
         span_s=(0.0, float(CLIP_S)),
         width=WIDE,
     )
@@ -116,7 +116,7 @@ def phase_picture(name: str, array: np.ndarray, *, phase: str) -> Spectrogram:
         low=-limit,
         high=limit,
         colors=colors,
-        title=f"Phase ({phase}), {PHASE_S[0]:g} to {PHASE_S[1]:g} s",
+        title=f"Phase ({phase})",
         words=f"Phase at {rate_hz / 1000:g} kHz, seconds {PHASE_S[0]:g} to {PHASE_S[1]:g}",
         scale=scale,
         span_s=PHASE_S,
@@ -150,7 +150,11 @@ def _spectrogram(
         scale=scale,
         width=width,
         times=[_time(second, span_s, width) for second in nice_numbers(*span_s)],
-        hertz=[(height_of(hz, name), f"{hz / 1000:g} kHz") for hz in HERTZ if hz < SAMPLE_RATES_HZ[name] / 2],
+        hertz=[
+            (height_of(hz, name), f"{hz / 1000:g}k" if hz >= 1000 else str(hz))
+            for hz in HERTZ
+            if hz < SAMPLE_RATES_HZ[name] / 2
+        ],
     )
 
 

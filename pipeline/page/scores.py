@@ -31,6 +31,12 @@ class Axis:
     """What such a clip is dropped as."""
     span: tuple[float, float] | None = None
     """Of the axis; by the values where there is none."""
+    log_from: float | None = None
+    """Where a logarithmic axis begins; all that is less stands there."""
+
+    def along(self, values: np.ndarray) -> np.ndarray:
+        """Where values lie on the axis: themselves, or their decimal logarithms."""
+        return values if self.log_from is None else np.log10(np.maximum(values, self.log_from))
 
 
 SHARE = (0.0, 1.0)
@@ -77,7 +83,8 @@ AXES = (
         columns=("clipped_share",),
         threshold="clipping",
         code="clipped",
-        span=SHARE,
+        span=(1e-6, 1.0),
+        log_from=1e-6,
     ),
     Axis(
         title="One held tone",
@@ -91,6 +98,7 @@ AXES = (
         title="Motion",
         unit="grey levels between successive pictures, median",
         columns=("motion",),
+        log_from=0.01,
         threshold="motion",
         drops="below",
         code="static",
@@ -99,6 +107,7 @@ AXES = (
         title="Motion beyond zoom and pan",
         unit="grey levels, median",
         columns=("moved",),
+        log_from=0.01,
         threshold="moved",
         drops="below",
         code="static",
@@ -124,7 +133,7 @@ class Histogram:
 
     axis: Axis
     edges: np.ndarray
-    """float64 (41,); what lies beyond the outermost is counted in the outermost bins."""
+    """float64 (41,), along the axis; what lies beyond the outermost is counted in the outermost bins."""
     kept: np.ndarray
     """int64 (40,)."""
     dropped: np.ndarray
@@ -175,9 +184,11 @@ def histogram(axis: Axis, values: np.ndarray, kept: np.ndarray, threshold: float
     scored = np.isfinite(values)
     if not scored.any():
         return None
-    low, high = axis.span or _span(values[scored], threshold)
+    places = axis.along(values)
+    limit = None if threshold is None else float(axis.along(np.array(threshold)))
+    low, high = axis.along(np.array(axis.span)) if axis.span else _span(places[scored], limit)
     edges = np.linspace(low, high, NUM_BINS + 1)
-    inside = np.clip(values, low, high)
+    inside = np.clip(places, low, high)
     sides = {"kept": scored & kept, "dropped": scored & ~kept}
     counts = {side: np.histogram(inside[chosen], edges)[0] for side, chosen in sides.items()}
     return Histogram(
