@@ -211,5 +211,5 @@ def table(head: Collection[object], rows: Collection[Collection[object]]) -> str
 
 def _cell(value: object) -> str:
     text = f"{value:,}" if isinstance(value, int) else " ".join(str(value).split())
-    is_code = text.startswith("`") and text.endswith("`")
-    return re.sub(r"([|])" if is_code else r"([|<>\[\]])", r"\\\1", text)
+    parts = re.split(r"(`[^`]*`)", text)  # in a piece of code a pipe alone would end the cell
+    return "".join(re.sub(r"([|])" if n % 2 else r"([|<>\[\]])", r"\\\1", part) for n, part in enumerate(parts))

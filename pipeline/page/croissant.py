@@ -112,7 +112,7 @@ def croissant(
             "Clips show and play recognisable people; titles and uploaders' names stand in the index."
         ],
         "distribution": [
-            _file_object(index, "application/vnd.apache.parquet", "One row a candidate, kept or not."),
+            _file_object(index, "application/x-parquet", "One row a candidate, kept or not."),
             *(_file_object(tar, "application/x-tar", "Samples as WebDataset members.") for tar in named),
             *_file_sets(manifest, [tar.name for tar in named]),
         ],
