@@ -245,7 +245,7 @@ SCORES: dict[str, pa.DataType] = {
     "tone_share": pa.float64(),  # of its time in which nothing but one steady tone sounds
     "speech_share": pa.float64(),  # of its time, as the two that follow; they may overlap
     "singing_share": pa.float64(),
-    "music_share": pa.float64(),
+    "music_share": pa.float64(),  # of music or singing
     "motion": pa.float64(),  # median difference of successive small frames, grey levels
     "moved": pa.float64(),  # what is left of it once a zoom or pan of the whole picture is taken out
     "black_share": pa.float64(),  # of its time

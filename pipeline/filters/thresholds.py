@@ -11,10 +11,10 @@ from pipeline.errors import UserError
 class Thresholds:
     """Limits of the filters, by the names of their flags."""
 
-    speech: float = 0.35
-    """Largest share of talk."""
-    music: float = 0.3
-    """Smallest share of music and singing together."""
+    speech: float = 0.25
+    """Largest share of time that is surely talk."""
+    music: float = 0.5
+    """Smallest share of time that is surely music or singing."""
     loudness: float = -60.0
     """Smallest RMS, dB of full scale."""
     silence: float = 0.5
