@@ -181,9 +181,8 @@ def _outcome(manifest: Manifest) -> str:
         lines = []
         for name, value in limits.items():
             axis = by_name.get(name)
-            columns = " + ".join(f"`{column}`" for column in axis.columns) if axis else ""
-            drops = f"{axis.drops} {value:g}" if axis else f"{value:g}"
-            lines.append([name, columns, drops, f"`{axis.code}`" if axis else ""])
+            line = [f"`{axis.column}`", f"{axis.drops} {value:g}", f"`{axis.code}`"] if axis else ["", f"{value:g}", ""]
+            lines.append([name, *line])
         blocks.append(table(["threshold", "score", "drops", "as"], lines))
     return "\n\n".join(block for block in blocks if block)
 

@@ -100,7 +100,7 @@ class Balance:
 def balance(index: Index, manifest: Manifest) -> Balance:
     """Count how the clips of an index are spread."""
     splits: list[str] = [split for split in SPLITS if split in manifest.splits]
-    minutes = Axis(title="Length of the whole source", unit="minutes", columns=("duration_s",))
+    minutes = Axis(title="Length of the whole source", unit="minutes", column="duration_s")
     valid_s = index.numbers("valid_s")
     return Balance(
         labels=list(manifest.labels or ()),

@@ -116,7 +116,7 @@ def croissant(
             *(_file_object(tar, "application/x-tar", "Samples as WebDataset members.") for tar in named),
             *_file_sets(manifest, [tar.name for tar in named]),
         ],
-        "recordSet": [_splits(manifest), *_labels(manifest), _candidates()],
+        "recordSet": [*_splits(manifest), *_labels(manifest), _candidates()],
     }
     if card_licences(licences):
         named_licences = {text: hub_licence(text) for text in licences if text}
@@ -158,9 +158,11 @@ def _file_sets(manifest: Manifest, tars: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _splits(manifest: Manifest) -> dict[str, Any]:
+def _splits(manifest: Manifest) -> list[dict[str, Any]]:
     known = {"train": "cr:TrainingSplit", "val": "cr:ValidationSplit", "test": "cr:TestSplit"}
-    return {
+    if not manifest.splits:
+        return []
+    described = {
         "@type": "cr:RecordSet",
         "@id": "splits",
         "name": "splits",
@@ -177,6 +179,7 @@ def _splits(manifest: Manifest) -> dict[str, Any]:
             if split in manifest.splits
         ],
     }
+    return [described]
 
 
 def _labels(manifest: Manifest) -> list[dict[str, Any]]:

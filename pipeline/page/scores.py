@@ -21,8 +21,8 @@ class Axis:
 
     title: str
     unit: str
-    columns: tuple[str, ...]
-    """Of the index; shares of several are added, up to 1."""
+    column: str
+    """Of the index."""
     threshold: str | None = None
     """Its name among the filters' settings."""
     drops: Literal["above", "below"] = "above"
@@ -45,26 +45,25 @@ AXES = (
     Axis(
         title="Talk",
         unit="share of the time",
-        columns=("speech_share",),
+        column="speech_share",
         threshold="speech",
         code="speech",
         span=SHARE,
     ),
     Axis(
-        title="Music and singing",
-        unit="share of the time, added up to 1",
-        columns=("music_share", "singing_share"),
+        title="Music or singing",
+        unit="share of the time",
+        column="music_share",
         threshold="music",
         drops="below",
         code="not-music",
         span=SHARE,
     ),
-    Axis(title="Music", unit="share of the time", columns=("music_share",), span=SHARE),
-    Axis(title="Singing", unit="share of the time", columns=("singing_share",), span=SHARE),
+    Axis(title="Singing", unit="share of the time", column="singing_share", span=SHARE),
     Axis(
         title="Loudness",
         unit="dB of full scale, RMS",
-        columns=("loudness_db",),
+        column="loudness_db",
         threshold="loudness",
         drops="below",
         code="silent",
@@ -72,7 +71,7 @@ AXES = (
     Axis(
         title="Silence",
         unit="share of the time",
-        columns=("silent_share",),
+        column="silent_share",
         threshold="silence",
         code="silent",
         span=SHARE,
@@ -80,7 +79,7 @@ AXES = (
     Axis(
         title="Clipping",
         unit="share of the samples",
-        columns=("clipped_share",),
+        column="clipped_share",
         threshold="clipping",
         code="clipped",
         span=(1e-6, 1.0),
@@ -89,7 +88,7 @@ AXES = (
     Axis(
         title="One held tone",
         unit="share of the time",
-        columns=("tone_share",),
+        column="tone_share",
         threshold="tone",
         code="tone",
         span=SHARE,
@@ -97,7 +96,7 @@ AXES = (
     Axis(
         title="Motion",
         unit="grey levels between successive pictures, median",
-        columns=("motion",),
+        column="motion",
         log_from=0.01,
         threshold="motion",
         drops="below",
@@ -106,25 +105,23 @@ AXES = (
     Axis(
         title="Motion beyond zoom and pan",
         unit="grey levels, median",
-        columns=("moved",),
+        column="moved",
         log_from=0.01,
         threshold="moved",
         drops="below",
         code="static",
     ),
-    Axis(
-        title="Black", unit="share of the time", columns=("black_share",), threshold="black", code="static", span=SHARE
-    ),
-    Axis(title="Signal to noise", unit="dB, estimated before denoising", columns=("snr_db",)),
+    Axis(title="Black", unit="share of the time", column="black_share", threshold="black", code="static", span=SHARE),
+    Axis(title="Signal to noise", unit="dB, estimated before denoising", column="snr_db"),
 )
 """The scores in the order in which the page shows them."""
 
 
 def axes() -> tuple[Axis, ...]:
     """All scores of the schema: those that ``AXES`` does not know stand by their columns' names."""
-    known = {name for axis in AXES for name in axis.columns}
+    known = {axis.column for axis in AXES}
     plain = [name for name, dtype in SCORES.items() if name not in known and str(dtype) == "double"]
-    return (*AXES, *(Axis(title=name.replace("_", " "), unit="", columns=(name,)) for name in plain))
+    return (*AXES, *(Axis(title=name.replace("_", " "), unit="", column=name) for name in plain))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +155,12 @@ def mode_of(settings: Mapping[str, Any]) -> str:
 
 def histograms(index: Index, thresholds: Mapping[str, float]) -> list[Histogram]:
     """Histograms of the scores that at least one clip has."""
-    drawn = (histogram(axis, _values(index, axis), index.kept, thresholds.get(axis.threshold or "")) for axis in axes())
-    return [one for one in drawn if one is not None]
+    found = []
+    for axis in axes():
+        one = histogram(axis, index.numbers(axis.column), index.kept, thresholds.get(axis.threshold or ""))
+        if one is not None:
+            found.append(one)
+    return found
 
 
 def histogram(axis: Axis, values: np.ndarray, kept: np.ndarray, threshold: float | None) -> Histogram | None:
@@ -212,11 +213,6 @@ def rule_counts(index: Index) -> list[tuple[str, int, int]]:
         counts.setdefault(str(name), [0, 0])[0 if index.kept[row] else 1] += 1
     rules = [(name, kept, dropped) for name, (kept, dropped) in counts.items()]
     return sorted(rules, key=lambda rule: (-rule[1] - rule[2], rule[0]))
-
-
-def _values(index: Index, axis: Axis) -> np.ndarray:
-    first, *others = (index.numbers(name) for name in axis.columns)
-    return np.minimum(np.sum([first, *others], axis=0), 1.0) if others else first
 
 
 def _span(values: np.ndarray, threshold: float | None) -> tuple[float, float]:

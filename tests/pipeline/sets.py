@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -115,7 +116,9 @@ def make_set(
     for name in sorted({row["shard"] for row in rows if row["status"] == "kept"}):
         own = [row for row in rows if row["shard"] == name]
         shards.pack_shard(folder, own, parts=folder / ".parts", labels=labels, recipe_hash=recipe.hash)
+    shutil.rmtree(folder / ".parts", ignore_errors=True)
     folder.mkdir(exist_ok=True)
+    rows = dataset.kept_rows(folder) + [row for row in rows if row["status"] != "kept"]
     asked = {"filters": filters.to_dict()} if filters else {}
     return dataset.publish(
         folder,
