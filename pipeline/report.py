@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
@@ -117,10 +118,19 @@ def _template() -> Template:
 
 
 def stored_tars(folder: Path) -> list[StoredFile]:
-    """Tars with the sizes and hashes that their commit records tell."""
+    """Tars with the sizes and hashes that their commit records tell.
+
+    Raises
+    ------
+    UserError
+        If a record cannot be read.
+    """
     found = []
     for tar in shards.committed_shards(folder):
-        told = pq.read_metadata(shards.record_of(tar)).metadata or {}
+        try:
+            told = pq.read_metadata(shards.record_of(tar)).metadata or {}
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{shards.record_of(tar)} is no commit record; build the set again") from error
         size = told.get(b"tar_bytes", b"").decode()
         found.append(StoredFile(tar.name, int(size) if size.isdigit() else 0, told.get(b"tar_sha256", b"").decode()))
     return found
@@ -162,8 +172,8 @@ def rebuild(folder: Path) -> None:
     """
     try:
         manifest = shards.read_manifest(folder)
-    except (SchemaError, OSError, UnicodeDecodeError) as error:
-        raise UserError(str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / 'dataset.json'} cannot be read ({error}); build the set again") from error
     if manifest is None:
         raise UserError(f"{folder} holds no dataset.json; name the folder of a data set, such as shards/mved")
     write(folder, manifest)
@@ -177,7 +187,7 @@ def main(folder: tyro.conf.Positional[Path], /) -> int:
     """
     try:
         rebuild(folder)
-    except (UserError, OSError) as error:
+    except (UserError, SchemaError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
     print(f"report: {folder / 'report.html'}, beside README.md and croissant.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ BUFFER_BYTES = 1 << 20  # read ahead, in place of a whole column
 
 
 class Index:
-    """The ``index.parquet`` of a data set. A column that an older set lacks is one without values."""
+    """The ``index.parquet`` of a data set. A column that an older set lacks is one without values.
+
+    Whatever cannot be read of it raises ``UserError``.
+    """
 
     def __init__(self, file: Path) -> None:
         """Open an index.
@@ -31,6 +35,7 @@ class Index:
         UserError
             If it is none.
         """
+        self._path = file
         try:
             self._file = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
         except (OSError, pa.ArrowInvalid) as error:
@@ -45,7 +50,8 @@ class Index:
     def column(self, name: str) -> pa.ChunkedArray:
         """One column whole."""
         if name in self._names:
-            return self._file.read(columns=[name], use_threads=False).column(0)
+            with self._whole():
+                return self._file.read(columns=[name], use_threads=False).column(0)
         known = INDEX.field(name).type if name in INDEX.names else pa.null()
         return pa.chunked_array([pa.nulls(self.num_rows, known)])
 
@@ -94,7 +100,16 @@ class Index:
         return found
 
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        yield from self._file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns), use_threads=False)
+        with self._whole():
+            yield from self._file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns), use_threads=False)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            told = str(error).splitlines()[0]
+            raise UserError(f"{self._path} is damaged ({told}); build the set again") from error
 
 
 def tally(values: pa.ChunkedArray | np.ndarray, chosen: np.ndarray | None = None) -> dict[str | None, int]:
