@@ -403,7 +403,8 @@ class Store:
         gone = {key for key in stored if key.video_id in videos or (key.video_id, key.number, key.seed) in named}
         files = {stored[key].sha256 for key in gone} - {None}
         gone |= {key for key, clip in stored.items() if clip.sha256 in files}
-        whole = {key.video_id for key in gone} - {key.video_id for key in stored.keys() - gone} | set(videos)
+        staying = {key.video_id for key in stored.keys() - gone if stored[key].code != "purged"}
+        whole = {key.video_id for key in gone} - staying | set(videos)
         self._read("PRAGMA secure_delete = ON")  # else the words would stay in the file's free pages
         with self._transaction() as database:
             database.executemany(
