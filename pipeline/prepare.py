@@ -19,6 +19,7 @@ from pipeline.clips import plan_numbered_clip
 from pipeline.errors import DISK_ERRNOS, RejectedError
 from pipeline.filters import motion, sound, speech, text
 from pipeline.filters.judge import OFF, Filters, judge
+from pipeline.filters.verdict import Verdict
 from pipeline.schema import (
     CLIP_S,
     NUM_FRAMES,
@@ -72,20 +73,16 @@ def prepare(source: Source, *, recipe: Recipe, seed: int, filters: Filters = OFF
         "query": source.query,
     }
     seen: dict[str, bytes] = {}
+    if filters.mode != "off":
+        meta |= text.scores(filters.rules, source)
+        _flag(meta, filters)
     try:
         if source.problem is not None:
             raise RejectedError(*source.problem)
         if source.path is None or not source.path.is_file():
             raise RejectedError("unavailable", "no such file")
-        if filters.mode != "off":
-            meta |= text.scores(
-                filters.rules,
-                title=source.title,
-                description=source.description,
-                categories=source.categories,
-                duration_s=source.duration_s,
-            )
-            _drop_flagged(meta, filters)
+        if filters.mode == "drop" and (told := text.problem(filters.rules, source)) is not None:
+            raise RejectedError(*told)
         meta |= {"sha256": _sha256(source.path)}
         found = media.probe(source.path)
         meta |= {"fps": found.fps, "width_px": found.width_px, "height_px": found.height_px}
@@ -147,10 +144,16 @@ def scores(clip: media.Clip) -> dict[str, Any]:
     return found
 
 
-def _drop_flagged(meta: dict[str, Any], filters: Filters) -> None:
-    """Note the filters' verdicts; raise the first where they drop a clip."""
+def _flag(meta: dict[str, Any], filters: Filters) -> list[Verdict]:
+    """Note the filters' verdicts, and return them."""
     against = list(judge(meta, filters.thresholds))
     meta["flagged"] = list(dict.fromkeys(verdict.code for verdict in against))
+    return against
+
+
+def _drop_flagged(meta: dict[str, Any], filters: Filters) -> None:
+    """Note the filters' verdicts; raise the first where they drop a clip."""
+    against = _flag(meta, filters)
     if against and filters.mode == "drop":
         raise RejectedError(against[0].code, "; ".join(verdict.detail for verdict in against))
 
