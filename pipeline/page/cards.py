@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.page import clips, pictures
 from pipeline.page.clips import Row
@@ -26,7 +26,7 @@ class ClipCard:
     title: str
     link: str | None
     place: str | None
-    """The path of a local file."""
+    """The path of a local file, where it says more than the title."""
     picture: Picture | None
     about: list[str]
     """Class, split, uploader: what is known."""
@@ -77,11 +77,11 @@ def rejected_cards(index: Index) -> list[ClipCard]:
 
 
 def _card(row: Row, picture: Picture | None, *, about: list[str], codes: list[str], detail: str) -> ClipCard:
-    link = clips.web_link(row["link"])
+    title, link, place = clips.title_of(row), clips.web_link(row["link"]), clean_text(row["link"]) or ""
     return ClipCard(
-        title=clips.title_of(row),
+        title=title,
         link=link,
-        place=None if link else clean_text(row["link"]),
+        place=None if link or place == title + PurePosixPath(place).suffix else place,
         picture=picture,
         about=about,
         codes=codes,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.page.index import Index
-from pipeline.schema import SCORES
+from pipeline.schema import CLIP_S, SCORES
 
 NUM_BINS = 40
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -103,14 +103,17 @@ AXES = (
         code="static",
     ),
     Axis(
-        title="Motion beyond zoom and pan",
-        unit="grey levels, median",
+        title="More than a still, zoom or fade",
+        unit="share of the time",
         column="moved",
-        log_from=0.01,
         threshold="moved",
         drops="below",
         code="static",
+        span=SHARE,
     ),
+    Axis(title="Still", unit="share of the time", column="still_share", span=SHARE),
+    Axis(title="Zoom or pan of the whole picture", unit="share of the time", column="camera_share", span=SHARE),
+    Axis(title="Longest still", unit="s", column="held_s", span=(0.0, float(CLIP_S))),
     Axis(title="Black", unit="share of the time", column="black_share", threshold="black", code="static", span=SHARE),
     Axis(title="Signal to noise", unit="dB, estimated before denoising", column="snr_db"),
 )
@@ -121,7 +124,10 @@ def axes() -> tuple[Axis, ...]:
     """All scores of the schema: those that ``AXES`` does not know stand by their columns' names."""
     known = {axis.column for axis in AXES}
     plain = [name for name, dtype in SCORES.items() if name not in known and str(dtype) == "double"]
-    return (*AXES, *(Axis(title=name.replace("_", " "), unit="", column=name) for name in plain))
+    return (
+        *(axis for axis in AXES if axis.column in ("snr_db", *SCORES)),
+        *(Axis(title=name.replace("_", " "), unit="", column=name) for name in plain),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
