@@ -219,12 +219,14 @@ def _told_by_id(named: Named) -> Iterator[str]:
     for line, rows in named.rows.items():
         kept = sum(row["status"] == "kept" for row in rows)
         before = sum(row["code"] == PURGED for row in rows)
-        parts = {"clips": kept, "not kept": len(rows) - kept - before, "taken down before": before}
-        told = [f"{n} {words}" for words, n in parts.items() if n]
-        if named.in_store[line]:
-            told.append("in the crawl's store")
-        if told:
-            yield f"{line}: {', '.join(told)}"
+        told = [
+            _num(kept, "clip") if kept else "",
+            f"{others} not kept" if (others := len(rows) - kept - before) else "",
+            f"{before} taken down before" if before else "",
+            "in the crawl's store" if named.in_store[line] else "",
+        ]
+        if any(told):
+            yield f"{line}: {', '.join(filter(None, told))}"
 
 
 def _told_of_alike(rows: Sequence[Row], todo: Purge) -> Iterator[str]:
@@ -238,11 +240,17 @@ def _told_of_alike(rows: Sequence[Row], todo: Purge) -> Iterator[str]:
 def _in_words(todo: Purge, named: Named, num_rows: int, *, dry_run: bool) -> str:
     clips = sum(todo.splits.values())
     if not todo.rows:
-        return "nothing to take out of the set" + ("; the crawl's store is purged" if named.videos else "")
+        store = f"; the crawl's store {'would be' if dry_run else 'is'} purged" if named.videos else ""
+        return f"nothing to take out of the set{store}"
     splits = f" ({', '.join(f'{split} {n}' for split, n in todo.splits.items())})" if todo.splits else ""
     doing = "would be taken down" if dry_run else "taken down"
-    told = f"{doing}: {clips} clips{splits} and {len(todo.rows) - clips} candidates that were not kept, of {num_rows}"
-    return f"{told}; {len(todo.rewritten)} shards rewritten, {len(todo.emptied)} removed"
+    others = _num(len(todo.rows) - clips, "candidate")
+    told = f"{doing}: {_num(clips, 'clip')}{splits} and {others} not kept, of {_num(num_rows, 'candidate')}"
+    return f"{told}; {_num(len(todo.rewritten), 'shard')} rewritten, {len(todo.emptied)} removed"
+
+
+def _num(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

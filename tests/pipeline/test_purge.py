@@ -110,7 +110,7 @@ def test_a_purged_clip_is_gone_and_the_others_are_the_same_bytes_in_the_same_ord
     gone = first_of(folder, "train-000000.tar")["key"]
     code, out, _ = take_down(folder, gone)
     assert code == 0
-    told = "taken down: 1 clips (train 1) and 0 candidates that were not kept, of 12; 1 shards rewritten, 0 removed\n"
+    told = "taken down: 1 clip (train 1) and 0 candidates not kept, of 12 candidates; 1 shard rewritten, 0 removed\n"
     assert out == told
     assert sound(folder)
     new = samples(folder)
@@ -159,7 +159,9 @@ def test_of_a_purged_candidate_nothing_but_its_identity_stays(crawled, tmp_path,
     code, out, err = take_down(folder, *ids, words=("--reason", "asked for\nby mail"))
     assert code == 0, err
     assert "no crawl's store at shards/.crawl" in err
-    assert "7 clips (unlabeled 7) and 2 candidates" in out  # the clip of abcdefghij1 under another identity is one
+    assert (
+        "7 clips (unlabeled 7) and 2 candidates not kept, of 10" in out
+    )  # the clip of abcdefghij1 under another identity is one
     rows = rows_of(folder)
     for name in (*(f"youtube:abcdefghij{n}" for n in range(8)), "youtube:abcdefghij0 (clip 2)"):
         told = {column: value for column, value in rows[name].items() if value is not None}
@@ -265,7 +267,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(crawled, tmp_path, take_dow
     folder = copy(crawled, tmp_path / "set")
     before = fingerprint(folder)
     _, would, err = take_down(folder, "youtube:abcdefghij2", "youtube:abcdefghij8", words=("--dry-run",))
-    assert err.splitlines()[1:] == ["youtube:abcdefghij2: 1 clips", "youtube:abcdefghij8: 1 not kept"]
+    assert err.splitlines()[1:] == ["youtube:abcdefghij2: 1 clip", "youtube:abcdefghij8: 1 not kept"]
     assert fingerprint(folder) == before
     assert not journal.file_of(folder).exists()
     _, did, _ = take_down(folder, "youtube:abcdefghij2", "youtube:abcdefghij8")
@@ -297,7 +299,7 @@ def test_ids_that_match_nothing_are_named_and_nothing_goes_unless_that_is_allowe
     code, out, err = take_down(folder, *ids, words=("--missing-ok",))
     assert code == 0
     assert "youtube:zzzzzzzzzzz: matches nothing" in err
-    assert out.startswith("taken down: 1 clips")
+    assert out.startswith("taken down: 1 clip ")
 
 
 def half_prepared(folder: Path) -> None:
@@ -611,8 +613,8 @@ def test_the_media_of_purged_clips_leave_the_store_and_so_do_their_words(crawled
     code, _, err = take_down(folder, *ids, words=("--store", str(store_folder), "--reason", "asked for"))
     assert code == 0, err
     assert err.splitlines() == [
-        "youtube:abcdefghij2: 1 clips, in the crawl's store",
-        f"{ids[1]}: 1 clips",
+        "youtube:abcdefghij2: 1 clip, in the crawl's store",
+        f"{ids[1]}: 1 clip",
         "https://youtu.be/abcdefghij9: in the crawl's store",
     ]
     assert before - media(store_folder) == {"media 2", "media elsewhere", "media 3", "media 9"}
