@@ -34,6 +34,8 @@ CONTAINERS = (
 MAX_PIXELS = 7680 * 4320
 DECODE_TIMEOUT_S = 300.0  # a 30-s clip takes 0.3 to 3 s; a 4K one perhaps 30
 LEADS_S = (1.0, 15.0, 60.0)  # decoded before the clip's start, tried in turn; else from the very beginning
+SMALL_RATE_HZ = 5
+SMALL_HEIGHT_PX, SMALL_WIDTH_PX = 36, 64
 TAIL_S = 1.0  # for which the last frame is held, so that it is there at the next grid point
 MAX_AMPLITUDE = 1000.0  # full scale is 1; float files go beyond, but not so far
 DAMAGE_S = 1.5  # a file that yields so much less than it promises is damaged
@@ -43,6 +45,7 @@ _REMOTE_GUARDS = {"protocol_whitelist": "http,tcp,crypto", "format_whitelist": f
 REMOTE_GUARDS = tuple(word for name, value in _REMOTE_GUARDS.items() for word in (f"-{name}", value))
 """Words for an ffmpeg that reads from the crawl's proxy."""
 _AUDIO_RATE_HZ = SAMPLE_RATES_HZ["mel_32k"]
+_SCALE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+bitexact"  # the same pixels whatever instructions there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ class Clip:
     audio: np.ndarray | None
     """float32 mono at 32 kHz, at most 30 s."""
     small_THW: np.ndarray | None = None
-    """uint8 (n, 36, 64), grey, five a second: what the filters look at."""
+    """uint8 (n, 36, 64), grey, five a second: what the filters look at; n is 150, or less where it ends early."""
 
 
 @functools.cache
@@ -173,11 +176,12 @@ def _stream_s(stream: av.stream.Stream | None) -> float | None:
 
 
 def decode_clip(path: Path, span: ClipSpan, found: Probe, *, modality: Modality = "both") -> Clip:
-    """Decode one span in one ffmpeg process: 64 frames by timestamp, and the sound at 32 kHz.
+    """Decode one span in one ffmpeg process: 64 frames by timestamp, small ones five a second, the sound at 32 kHz.
 
     Frame i is the last one on show at ``start + i * 30/64 s``: what ffmpeg's ``fps`` filter gives when it rounds input
     times up to its grid. It stands before ``scale``, so that only 64 frames are scaled. Frames are scaled to 128 x 128
-    with no regard to their aspect ratio. Sound is mixed to mono; gaps in it become silence, so that it stays in step.
+    with no regard to their aspect ratio. The small frames are a second branch of the same decode, by the same rule, but
+    none is held beyond the picture's end. Sound is mixed to mono; gaps in it become silence, so that it stays in step.
 
     Raises
     ------
@@ -194,17 +198,25 @@ def decode_clip(path: Path, span: ClipSpan, found: Probe, *, modality: Modality 
         options |= {"ss": f"{span.start_s - lead_s:.3f}", "noaccurate_seek": None}
     source = ffmpeg.input(f"file:{path}", **options)
     with tempfile.TemporaryDirectory(prefix="clip-") as scratch:
-        frames_file, audio_file = Path(scratch, "frames.rgb"), Path(scratch, "audio.f32")
+        frames_file, small_file, audio_file = (
+            Path(scratch, name) for name in ("frames.rgb", "small.grey", "audio.f32")
+        )
         outputs = []
         if modality != "audio":
-            outputs.append(_frames_output(source[str(found.video_stream)], lead_s, frames_file))
+            branches = source[str(found.video_stream)].filter_multi_output("split")
+            outputs.append(_frames_output(branches[0], lead_s, frames_file))
+            outputs.append(_small_output(branches[1], lead_s, small_file))
         if modality != "video":
             outputs.append(_audio_output(source[str(found.audio_stream)], lead_s, span.length_s, audio_file))
         command = ffmpeg.merge_outputs(*outputs).global_args(
             "-nostdin", "-hide_banner", "-loglevel", "error", "-filter_complex_threads", "1"
         )
         _run(command.compile(cmd=ffmpeg_exe()))
-        return Clip(frames_THWC=_read_frames(frames_file), audio=_read_audio(audio_file))
+        return Clip(
+            frames_THWC=_read_frames(frames_file, (FRAME_SIZE_PX, FRAME_SIZE_PX, 3)),
+            audio=_read_audio(audio_file),
+            small_THW=_read_frames(small_file, (SMALL_HEIGHT_PX, SMALL_WIDTH_PX)),
+        )
 
 
 def _lead_s(path: Path, start_s: float, video_stream: int | None) -> float:
@@ -282,9 +294,18 @@ def _frames_output(video: ffmpeg.nodes.Stream, lead_s: float, target: Path) -> f
         .filter("fps", fps=f"{NUM_FRAMES}/{CLIP_S}", round="up", start_time=f"{lead_s:.3f}")
         # A filter that ends, not a limit on frames written: ffmpeg reads on until every filter has ended.
         .filter("trim", end_frame=NUM_FRAMES)
-        # Bit-exact flags: the same pixels whatever instructions the processor has.
-        .filter("scale", FRAME_SIZE_PX, FRAME_SIZE_PX, flags="bilinear+accurate_rnd+full_chroma_int+bitexact")
+        .filter("scale", FRAME_SIZE_PX, FRAME_SIZE_PX, flags=_SCALE_FLAGS)
         .filter("format", "rgb24")
+        .output(str(target), format="rawvideo", fps_mode="passthrough")
+    )
+
+
+def _small_output(video: ffmpeg.nodes.Stream, lead_s: float, target: Path) -> ffmpeg.nodes.Stream:
+    return (
+        video.filter("fps", fps=SMALL_RATE_HZ, round="up", start_time=f"{lead_s:.3f}")
+        .filter("trim", end_frame=CLIP_S * SMALL_RATE_HZ)
+        .filter("scale", SMALL_WIDTH_PX, SMALL_HEIGHT_PX, flags=_SCALE_FLAGS)
+        .filter("format", "gray")
         .output(str(target), format="rawvideo", fps_mode="passthrough")
     )
 
@@ -313,10 +334,10 @@ def _run(command: list[str]) -> None:
         raise RejectedError("undecodable", f"ffmpeg: {lines[-1]}")
 
 
-def _read_frames(file: Path) -> np.ndarray | None:
+def _read_frames(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if not file.exists():
         return None
-    return np.fromfile(file, np.uint8).reshape(-1, FRAME_SIZE_PX, FRAME_SIZE_PX, 3)
+    return np.fromfile(file, np.uint8).reshape(-1, *shape)
 
 
 def _read_audio(file: Path) -> np.ndarray | None:

@@ -247,7 +247,10 @@ SCORES: dict[str, pa.DataType] = {
     "singing_share": pa.float64(),
     "music_share": pa.float64(),  # of music or singing
     "motion": pa.float64(),  # median difference of successive small frames, grey levels
-    "moved": pa.float64(),  # what is left of it once a zoom or pan of the whole picture is taken out
+    "moved": pa.float64(),  # share of its time in which more moves than a zoom, pan or fade of a still
+    "still_share": pa.float64(),  # of its time: next to nothing changes
+    "camera_share": pa.float64(),  # of its time: a zoom or pan of the whole picture, as over a still
+    "held_s": pa.float64(),  # longest time for which next to nothing changes
     "black_share": pa.float64(),  # of its time
 }
 """What the filters found of a clip, kept or not, by column of the index; `python -m pipeline.filters` judges anew."""

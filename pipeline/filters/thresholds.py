@@ -23,10 +23,10 @@ class Thresholds:
     """Largest share of samples at full scale."""
     tone: float = 0.8
     """Largest share of time in which one steady tone is all that sounds."""
-    motion: float = 0.3
-    """Smallest median change between successive frames, grey levels."""
-    moved: float = 0.1
-    """Smallest such change beyond a zoom or pan of the whole picture."""
+    motion: float = 0.2
+    """Smallest median change between successive pictures, grey levels."""
+    moved: float = 0.45
+    """Smallest share of time in which more moves than a zoom, pan or fade of a still."""
     black: float = 0.5
     """Largest share of black."""
 

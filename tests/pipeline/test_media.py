@@ -15,19 +15,19 @@ RATE_HZ = 32_000
 
 
 def read_numbers(frames_THWC: np.ndarray) -> list[int]:
-    """Frame numbers back from the ten bars (``NUMBERED``), each 12.8 pixels wide after scaling."""
-    centres = (np.arange(10) + 0.5) * 12.8
-    bits = frames_THWC[:, 64, centres.astype(int), 1] > 127
+    """Frame numbers back from the ten bars (``NUMBERED``) in the middle row of each frame, colour or grey."""
+    centres = ((np.arange(10) + 0.5) * frames_THWC.shape[2] / 10).astype(int)
+    bits = frames_THWC.reshape(*frames_THWC.shape[:3], -1)[:, frames_THWC.shape[1] // 2, centres, 0] > 127
     return (bits * 2 ** np.arange(10)).sum(axis=1).tolist()
 
 
-def shown_numbers(path: Path, start_s: float, rate: float) -> list[int]:
+def shown_numbers(path: Path, start_s: float, rate: float, *, num: int = 64) -> list[int]:
     """The slow way: every timestamp by PyAV; frame i is the last with pts <= start + i * 30/64 s."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         origin_s = container.start_time / 1e6
         times_s = np.array([float(f.pts * stream.time_base) - origin_s for f in container.decode(stream)])
-    grid_s = start_s + np.arange(64) * 30 / 64
+    grid_s = start_s + np.arange(num) * 30 / num
     chosen = np.maximum(np.searchsorted(times_s, grid_s + 1e-9, side="right") - 1, 0)
     first_s = times_s[0] if path.stem.startswith("late") else 0.0
     return np.round((times_s[chosen] - first_s) * rate).astype(int).tolist()
@@ -73,6 +73,8 @@ def test_every_frame_is_the_last_one_on_show_at_its_time(numbered, which, rate, 
     clip = media.decode_clip(path, ClipSpan(start_s=start_s), found)
     assert clip.frames_THWC.shape == (64, 128, 128, 3)
     assert read_numbers(clip.frames_THWC) == shown_numbers(path, start_s, rate)
+    assert clip.small_THW.shape == (150, 36, 64)
+    assert read_numbers(clip.small_THW) == shown_numbers(path, start_s, rate, num=150)
     assert clip.audio.shape == (30 * RATE_HZ,)
 
 
@@ -108,6 +110,26 @@ def test_a_picture_that_ends_early_yields_what_it_has(numbered):
     numbers = read_numbers(clip.frames_THWC)
     assert numbers == shown_numbers(path, 0.0, 24)[: len(numbers)]
     assert abs(media.decoded_s(clip) - 27.05) < 0.5
+    assert len(clip.small_THW) in (135, 136)  # no last picture held: it would look like a still
+    assert read_numbers(clip.small_THW) == shown_numbers(path, 0.0, 24, num=150)[: len(clip.small_THW)]
+
+
+def test_small_frames_are_there_only_with_pictures_and_alike_with_and_without_sound(videos):
+    path = videos / "Train/Sad/video/long one [x].mp4"
+    sound, picture, both = (
+        media.decode_clip(path, ClipSpan(start_s=3), media.probe(path), modality=modality)
+        for modality in ("audio", "video", "both")
+    )
+    assert sound.small_THW is None
+    assert np.array_equal(picture.small_THW, both.small_THW)
+    assert np.array_equal(picture.frames_THWC, both.frames_THWC)
+
+
+def test_small_frames_are_the_whole_picture_in_grey_from_black_to_white(tmp_path, make_media):
+    ramp = "color=size=128x72:rate=10,geq=lum='16+219*X/127':cb=128:cr=128"
+    path = make_media(tmp_path / "ramp.mp4", picture=ramp, seconds=30)
+    small_THW = media.decode_clip(path, ClipSpan(start_s=0), media.probe(path)).small_THW
+    assert np.abs(small_THW - np.linspace(0, 255, 64)).max() < 8
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
@@ -222,3 +244,4 @@ def test_the_ffmpeg_of_the_wheel_decodes_the_same_frames(monkeypatch, numbered):
     path = numbered["variable"]
     clip = media.decode_clip(path, ClipSpan(start_s=1.234), media.probe(path))
     assert read_numbers(clip.frames_THWC) == shown_numbers(path, 1.234, 30)
+    assert read_numbers(clip.small_THW) == shown_numbers(path, 1.234, 30, num=150)
