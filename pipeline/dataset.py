@@ -59,5 +59,5 @@ def publish(
     publish_text(folder / "dataset.json", manifest.to_json())
     from pipeline import report  # here, since workers import this module and draw nothing
 
-    report.write(folder, manifest)
+    report.publish(folder, manifest)
     return manifest

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,26 @@ from pipeline.storage import publish_text
 TEMPLATES = Path(__file__).with_name("page")
 
 CHANNELS = {"frames": ("red", "green", "blue")}
+
+
+def publish(folder: Path, manifest: Manifest) -> None:
+    """Write the pages at the end of a build, which does not fail for a page that cannot be drawn: the set is whole.
+
+    Raises
+    ------
+    OSError
+        If the disk is full.
+    UserError
+        If the folder holds no index that can be read.
+    """
+    try:
+        write(folder, manifest)
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        (folder / "report.html").unlink(missing_ok=True)  # an earlier one, if any, tells of another set
+        again = f"python -m pipeline.report {folder}"
+        warnings.warn(f"{folder} is whole, but its page cannot be drawn ({error!r}); {again} tries again", stacklevel=2)
 
 
 def write(folder: Path, manifest: Manifest) -> None:

@@ -96,7 +96,7 @@ def numbers_along(axis: Axis, low: float, high: float) -> list[tuple[float, str]
     """Numbers beside an axis, and where they stand: round ones, or powers of ten."""
     if axis.log_from is None:
         return [(value, minus(f"{np.round(value, 6):g}")) for value in nice_numbers(low, high)]
-    first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
+    first, last = round(low), round(high)  # whole powers of ten
     powers = range(first, last + 1, 1 + (last - first) // 5)
     least = round(math.log10(axis.log_from))
     return [(float(power), f"{'≤ ' if power == least else ''}{10.0**power:g}") for power in powers]

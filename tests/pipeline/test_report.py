@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import os
 import re
@@ -203,7 +204,7 @@ def test_the_filters_drop_on_the_side_of_the_threshold_that_is_tinted(axis):
 
 
 @given(
-    st.lists(st.one_of(st.floats(-1e3, 1e3), st.just(float("nan"))), min_size=1, max_size=60),
+    st.lists(st.one_of(st.floats(-1e3, 1e3), st.floats(1.1, 9.9), st.just(float("nan"))), min_size=1, max_size=60),
     st.one_of(st.none(), st.floats(-100, 100)),
     st.sampled_from([None, (0.0, 1.0)]),
     st.sampled_from([None, 0.01]),
@@ -231,6 +232,7 @@ def test_a_histogram_counts_each_scored_clip_once_as_a_loop_does(values, thresho
         assert bar.height > 0
         assert bar.y + bar.height <= drawing.bottom + 1.5
     assert (drawing.threshold is None) == (threshold is None)
+    assert len(drawing.ticks) >= 2
 
 
 def test_kept_and_dropped_stand_on_their_sides_of_a_score(mixed):
@@ -460,6 +462,23 @@ def test_rebuilt_in_another_process_under_another_name_the_files_are_the_same(mi
         assert str(mixed).encode() not in (mixed / name).read_bytes()
         assert b"mixed" not in (mixed / name).read_bytes()
     assert not list(folder.glob(".*"))
+
+
+def test_a_page_that_cannot_be_drawn_does_not_fail_the_build_but_a_full_disk_does(tmp_path, monkeypatch):
+    candidates = [left_out("a.mp4", "private")]
+    make_set(tmp_path / "set", candidates)
+    monkeypatch.setattr(report, "page", lambda *_, **__: 1 / 0)
+    with pytest.warns(UserWarning, match=r"set is whole, but its page cannot be drawn \(ZeroDivisionError"):
+        make_set(tmp_path / "set", candidates)
+    assert not (tmp_path / "set/report.html").exists()  # the one that stood told of another set
+    assert (tmp_path / "set/README.md").exists()
+    monkeypatch.setattr(report, "publish_text", _no_room)
+    with pytest.raises(OSError, match="No space left"):
+        make_set(tmp_path / "set", candidates)
+
+
+def _no_room(target: Path, text: str) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 # --- the command -------------------------------------------------------------------------------------------------
