@@ -3,7 +3,7 @@
 Every 0.4 s of the small pictures (three in a row) is one of
 
     still   hardly anything changes
-    camera  one motion of the whole picture explains the change: a zoom, pan or turn over a still
+    camera  one motion of the whole picture explains the change, but for grain: a zoom, pan or turn over a still
     fade    the change goes on at the same speed everywhere: a crossfade, a fade to black
     moved   anything else, and what no still shows
 
@@ -77,7 +77,7 @@ def verdicts(scores: Mapping[str, Any], thresholds: Thresholds) -> Iterator[Verd
         yield Verdict(
             "static",
             f"moves for {moved:.0%} of the time, {thresholds.moved:.0%} are needed: {still:.0%} still (one picture for "
-            f"{held_s:.0f} s), {camera:.0%} a zoom or pan over a still, {fade:.0%} fades",
+            f"{held_s:.0f} s), {camera:.0%} a zoom, pan or grain over a still, {fade:.0%} fades",
         )
 
 
