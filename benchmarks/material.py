@@ -4,7 +4,7 @@ Pictures are uint8 (height, width, 3), RGB, of even height and width. Each funct
 pictures a second, and returns its path:
 
     picture = picture_of(clip, at_s=12)
-    zoom([picture], song, folder / "zoom.mp4", grow_per_s=0.01)
+    zoom(picture, song, folder / "zoom.mp4", grow_per_s=0.01)
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def slideshow(
 
 
 def zoom(
-    pictures: Sequence[np.ndarray],
+    pictures: np.ndarray | Sequence[np.ndarray],
     sound: Path | None,
     target: Path,
     *,
@@ -72,7 +72,7 @@ def zoom(
     ``grow_per_s`` and ``pan_per_s`` (right, down) are shares of the picture, ``turn_per_s`` is in degrees. The view
     swings back where it reaches an end of the picture; a turn may show black corners.
     """
-    images = [Image.fromarray(picture) for picture in pictures]
+    images = [Image.fromarray(picture) for picture in np.reshape(pictures, (-1, *np.shape(pictures)[-3:]))]
 
     def view(number: int, now_s: float) -> np.ndarray:
         image = images[number % len(images)]
