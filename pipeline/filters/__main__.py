@@ -62,6 +62,8 @@ def main() -> int:
         # Parsed again, now that the set's own thresholds are known: they are the defaults.
         asked = tyro.cli(Arguments, default=Arguments(folder=asked.folder, thresholds=own), description=__doc__)
         clips = list(judged_again(asked.folder, asked.thresholds))
+        if not clips:
+            raise UserError(f"{asked.folder} holds no score; build it again, with --filters score or drop")
     except (UserError, SchemaError, OSError, pa.ArrowInvalid) as error:
         print(f"filters: {error}", file=sys.stderr)
         return 2
@@ -82,16 +84,10 @@ def judged_again(folder: Path, thresholds: Thresholds) -> Iterator[Clip]:
 
     Clips that fell for another reason, a duplicate say, are not among them: they would not be kept.
 
-    Raises
-    ------
-    UserError
-        If the set has no scores.
     """
     file = folder / "index.parquet"
-    present = pq.read_schema(file).names
-    if not set(SCORES) & set(present):
-        raise UserError(f"{folder} was built without filters; build it again, with --filters score or drop")
-    for row in pq.read_table(file, columns=[*COLUMNS, *(set(SCORES) & set(present))]).to_pylist():
+    present = [name for name in SCORES if name in pq.read_schema(file).names]  # a set may be older than a score
+    for row in pq.read_table(file, columns=[*COLUMNS, *present]).to_pylist():
         scored = any(row.get(name) is not None for name in SCORES)
         if scored and (row["status"] == "kept" or row["code"] in CODES_OF_FILTERS):
             against = list(judge(row, thresholds))
