@@ -149,8 +149,12 @@ def show_without_fetching(request: Request, *, show: Log) -> None:
         to_fetch = crawl.to_fetch(pending, again=request.again)
         for source in to_fetch:
             show(f"{source.link}\t{source.title}")
+        refused = crawl.refused(pending)
+        for source, why in refused:
+            show(f"{source.link}\t{source.title}\tnot fetched: {why}")
         done = len(build.sources) - len(pending)
-        show(f"{len(build.sources)} candidates, {done} done already, {len(to_fetch)} to fetch")
+        by_words = f", {len(refused)} rejected by their words" if refused else ""
+        show(f"{len(build.sources)} candidates, {done} done already, {len(to_fetch)} to fetch{by_words}")
         for line in estimate(to_fetch, store, request):
             show(line)
         free = min(free_bytes(Path(folder)) for folder in (request.store, request.out))

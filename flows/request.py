@@ -283,6 +283,7 @@ class Request:
             seed=self.seed,
             modality=self.modality,
             license=self.license,
+            filters=self.filter_settings,
             sleep_s=self.sleep_s,
             fetchers=self.fetchers,
         )

@@ -42,6 +42,8 @@ MAX_MEMORY_BYTES = 3_000_000_000  # of a worker: 100 kB of a compressed page may
 MIN_FREE_BYTES = 1_000_000  # less room on a disk is none
 MIN_SEEK_S = 0.1  # ffmpeg loses the beginning of HLS where it seeks before the first frame
 WRONG_DURATION_S = 2.0  # by which a page's figure is beyond rounding
+MAX_DESCRIPTION = 1000  # characters: what a video is stands at its beginning; links, credits and lyrics follow
+MAX_CATEGORIES = 20
 MAX_DEPTH = 3  # of lists within lists: a channel, its tabs, their playlists
 
 _FORMATS: dict[Modality, str] = {
@@ -201,6 +203,8 @@ class Session:
             uploader=clean_text(info.get("uploader") or info.get("channel") or info.get("creator")),
             upload_date=clean_text(info.get("upload_date")),
             licence=clean_text(info.get("license")),
+            description=clean_text(info.get("description"), max_chars=MAX_DESCRIPTION),
+            categories=_words(info.get("categories")),
             duration_s=duration_s,
             resolved=True,
         )
@@ -422,6 +426,11 @@ def _room_in(folder: Path) -> Iterator[None]:
 
 def _seconds(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 < value < float("inf") else None
+
+
+def _words(value: object) -> tuple[str, ...]:
+    listed = value[:MAX_CATEGORIES] if isinstance(value, list | tuple) else []
+    return tuple(filter(None, map(clean_text, listed)))
 
 
 def _video_id(extractor: object, own_id: object) -> str | None:

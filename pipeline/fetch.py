@@ -29,6 +29,8 @@ from pipeline.errors import (
     UnreachableError,
     UserError,
 )
+from pipeline.filters import text
+from pipeline.filters.judge import OFF, Filters
 from pipeline.manners import CrawlStoppedError, Host, HungUpError
 from pipeline.queries import Query, is_http, with_page
 from pipeline.schema import FAILURE_CODES, Modality
@@ -39,7 +41,7 @@ from pipeline.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError
 Answer = TypeVar("Answer")
 License = Literal["any", "creative-commons"]
 
-OF_THE_REQUEST = frozenset({"licence", "excluded", "no-label"})
+OF_THE_REQUEST = frozenset({"licence", "text", "excluded", "no-label"})
 """Codes that another request may not give: they are found anew, and never read back from the store."""
 LINKS_AT_ONCE = 500  # identified in one call of a worker
 SUSPECTED = "asked for a login, or could not be reached, when the crawl was stopped"
@@ -56,6 +58,8 @@ class CrawlSettings:
     seed: int
     modality: Modality
     license: License = "any"
+    filters: Filters = OFF
+    """Whose rules of titles, descriptions, categories and lengths keep a video from being fetched, where they drop."""
     sleep_s: tuple[float, float] = (5.0, 10.0)
     """Shortest and longest pause between two candidates of one site."""
     fetchers: int = 4
@@ -206,6 +210,11 @@ class Crawl:
         """Candidates for which a site must be asked; for the others the store holds a file or a verdict."""
         clips = self._store.clips()
         return [source for source in sources if self._known(source, clips[self._keys[source.source_id]], again) is None]
+
+    def refused(self, sources: Iterable[Source]) -> list[tuple[Source, str]]:
+        """Candidates that no site is asked for since the rules hit what is known of them, and what was found."""
+        found = ((source, self._unwanted_by_its_words(source)) for source in sources if source.problem is None)
+        return [(source, problem[1]) for source, problem in found if problem is not None]
 
     def fetch(self, sources: Sequence[Source], *, again: Collection[str] = ()) -> Iterator[Source]:
         """Bring the candidates' clips into the store, as they come.
@@ -394,15 +403,21 @@ class Crawl:
             if path.exists():
                 known = replace(source, path=path, span=clip.span)
                 return known if (problem := self._unwanted(known)) is None else replace(known, problem=problem)
-            return None
-        if clip.code is not None and clip.code not in OF_THE_REQUEST | FAILURE_CODES and clip.code not in again:
+        elif clip.code is not None and clip.code not in OF_THE_REQUEST | FAILURE_CODES and clip.code not in again:
             return replace(source, problem=(clip.code, clip.detail or ""))
+        if (problem := self._unwanted_by_its_words(source)) is not None:  # as far as listed; its page may tell more
+            return replace(source, problem=problem)
         return None
 
+    def _unwanted_by_its_words(self, source: Source) -> tuple[str, str] | None:
+        filters = self._settings.filters
+        return text.problem(filters.rules, source) if filters.mode == "drop" else None
+
     def _unwanted(self, source: Source) -> tuple[str, str] | None:
+        """Why this request does not want a video whose page was read."""
         if self._settings.license == "creative-commons" and not is_creative_commons(source.licence):
             return ("licence", f"not Creative Commons: {source.licence or 'the page names no licence'}")
-        return None
+        return self._unwanted_by_its_words(source)
 
     def _give_up(self, source: Source, error: Exception) -> Source:
         code = "network" if isinstance(error, UnreachableError) else "private"

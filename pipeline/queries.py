@@ -159,6 +159,8 @@ def with_page(source: Source, video: Video) -> Source:
         uploader=video.uploader,
         upload_date=video.upload_date,
         licence=video.licence,
+        description=video.description,
+        categories=video.categories,
         query=video.request or source.query,
     )
 

@@ -29,7 +29,13 @@ from pipeline.storage import single_writer
 
 State = Literal["queued", "fetched", "kept", "rejected", "failed"]
 
-STORE_VERSION = 1
+STORE_VERSION = 2
+
+_SINCE_1 = """
+ALTER TABLE video ADD COLUMN description TEXT;
+ALTER TABLE video ADD COLUMN categories TEXT;
+"""
+"""What a store of version 1 lacks. Pages that were read into it are not read again: their descriptions stay unknown."""
 
 _TABLES = """
 CREATE TABLE listed (request TEXT PRIMARY KEY);
@@ -42,7 +48,9 @@ CREATE TABLE video (
     code TEXT, detail TEXT,             -- why there is nothing to fetch: a list that cannot be read
     title TEXT, uploader TEXT, upload_date TEXT, licence TEXT,
     duration_s REAL,
-    resolved INTEGER NOT NULL DEFAULT 0 -- whether its own page was read; a listing tells less
+    resolved INTEGER NOT NULL DEFAULT 0, -- whether its own page was read; a listing tells less
+    description TEXT,                   -- how it begins
+    categories TEXT                     -- a JSON list
 );
 CREATE TABLE clip (
     video TEXT NOT NULL REFERENCES video(id),
@@ -72,6 +80,8 @@ class Video:
     uploader: str | None = None
     upload_date: str | None = None
     licence: str | None = None
+    description: str | None = None
+    categories: tuple[str, ...] = ()
     duration_s: float | None = None
     resolved: bool = False
     page_id: str | None = None
@@ -140,7 +150,7 @@ class Store:
             raise UserError(f"{file} cannot be opened ({error}); mend that, or name another --store") from error
         try:
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version not in (0, STORE_VERSION):
+            if version not in (0, 1, STORE_VERSION):
                 told = f"{file} is of version {version}, this software reads {STORE_VERSION}"
                 raise UserError(f"{told}; name another --store")
             if version == 0 and self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
@@ -149,6 +159,8 @@ class Store:
             self._database.execute("PRAGMA synchronous = FULL")
             if version == 0:
                 self._database.executescript(f"BEGIN;{_TABLES}PRAGMA user_version = {STORE_VERSION};COMMIT;")
+            elif version == 1:
+                self._database.executescript(f"BEGIN;{_SINCE_1}PRAGMA user_version = {STORE_VERSION};COMMIT;")
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise UserError(f"{file} cannot be used as a crawl's record ({error}); name another --store") from error
@@ -251,13 +263,15 @@ class Store:
                 (video.video_id, video.video_id, video.duration_s),
             )
             database.execute(
-                "UPDATE video SET title = ?, uploader = ?, upload_date = ?, licence = ?, duration_s = ?, page_id = ?, "
-                "resolved = 1 WHERE id = ?",
+                "UPDATE video SET title = ?, uploader = ?, upload_date = ?, licence = ?, description = ?, "
+                "categories = ?, duration_s = ?, page_id = ?, resolved = 1 WHERE id = ?",
                 (
                     video.title,
                     video.uploader,
                     video.upload_date,
                     video.licence,
+                    video.description,
+                    json.dumps(video.categories, ensure_ascii=False) if video.categories else None,
                     video.duration_s,
                     video.page_id,
                     video.video_id,
@@ -341,7 +355,7 @@ class Store:
         """Record what became of a clip: kept, or rejected or failed with one of the schema's codes."""
         if code is not None and code not in CODES:
             raise ValueError(f"unknown code {code!r}")
-        self._update(key, state=state, code=code, detail=detail)
+        self.settle([(key, state, code, detail)])
 
     def settle(self, outcomes: Iterable[tuple[ClipKey, State, str | None, str | None]]) -> None:
         """Record what a data set made of its clips: state, code and detail of each, in one transaction."""
@@ -415,7 +429,7 @@ class Store:
             )
             database.executemany(
                 "UPDATE video SET code = 'purged', detail = ?, title = NULL, uploader = NULL, upload_date = NULL, "
-                "licence = NULL, duration_s = NULL WHERE id = ?",
+                "licence = NULL, description = NULL, categories = NULL, duration_s = NULL WHERE id = ?",
                 [(detail, video_id) for video_id in whole],
             )
         self._remove_purged()
@@ -432,7 +446,9 @@ def _identity(key: ClipKey) -> tuple[str, int, int, str]:
     return key.video_id, key.number, key.seed, key.modality
 
 
-_VIDEO_COLUMNS = "id, title, uploader, upload_date, licence, duration_s, resolved, page_id, code, detail"
+_VIDEO_COLUMNS = (
+    "id, title, uploader, upload_date, licence, duration_s, resolved, page_id, code, detail, description, categories"
+)
 
 
 def _video(row: Sequence[Any]) -> Video:
@@ -447,4 +463,6 @@ def _video(row: Sequence[Any]) -> Video:
         resolved=bool(row[6]),
         page_id=row[7],
         problem=None if row[8] is None else (row[8], row[9]),
+        description=row[10],
+        categories=tuple(json.loads(row[11] or "[]")),
     )

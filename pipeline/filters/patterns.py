@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 
 MAX_CHARS = 1000  # of a text that are looked at
-MAX_WAYS = 100_000  # in which a pattern may match at one place: seconds on the unluckiest text; without a bound, years
+MAX_WAYS = 20_000  # in which a pattern may match at one place: a second on the unluckiest text; without it, years
 _SHOWN_CHARS = 60  # of a pattern that cannot be used
 
 _FOLDED = str.maketrans(

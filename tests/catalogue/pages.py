@@ -43,6 +43,7 @@ def watch_html(video: Video, words: str | None) -> str:
     if video.licence:
         linked["license"] = video.licence
     metas = {"og:title": video.title, "author": video.uploader, "license": video.licence, "playability": words}
+    metas |= {"og:description": video.description, "categories": "|".join(video.categories)}
     if seconds is not None:
         metas["duration"] = f"{seconds:.3f}"
     heights = sorted(video.recording.files) if video.recording else [360]

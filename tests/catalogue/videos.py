@@ -58,6 +58,8 @@ class Video:
     uploader: str = "Somebody"
     upload_date: str = "20210304"
     licence: str | None = None
+    description: str | None = None
+    categories: tuple[str, ...] = ()
     duration_s: float | None = None
     """What the page says; the recording's where None."""
     says_duration: bool = True

@@ -181,6 +181,32 @@ def test_a_dry_run_lists_and_estimates_and_fetches_no_media(site, tmp_path):
     assert not (tmp_path / "set").exists()
 
 
+def test_what_its_words_say_is_no_music_video_costs_a_page_at_most_and_has_its_row(media, tmp_path):
+    (made,) = recordings(media, 1)
+    talk = [
+        Video(id="talk", recording=made, title="Interview with Somebody"),
+        Video(id="lesson", recording=made, title="Three chords", description="In this video I will teach you three."),
+    ]
+    with Catalogue(talk, searches={"song": ["talk", "lesson"]}) as site:
+        words = crawl_words(tmp_path, "search:song")
+        words[words.index("--filters") + 1] = "drop"
+        code, text, err = finish(*words, "--dry-run", **site.environment)
+        assert code == 0, err
+        why = 'rule interview-en: title has "interview with"'
+        assert f"{site.watch('talk')}\tInterview with Somebody\tnot fetched: {why}\n" in text
+        assert "2 candidates, 0 done already, 1 to fetch, 1 rejected by their words\n" in text
+        assert "1 pages to read and 1 sections to fetch" in text
+        code, text, err = finish(*words, **site.environment)
+        assert (code, text) == (1, "0 kept, 2 rejected, 0 failed; text 2\n"), err
+        assert [(r.room, r.video) for r in site.requests if r.video] == [("watch", "lesson")]
+    rows = index(tmp_path)
+    for name, rule in {"talk": "interview-en", "lesson": "description-en"}.items():
+        row = rows[f"catalogue:{name}"]
+        assert (row["code"], row["text_rules"], row["flagged"]) == ("text", [rule], ["text"])
+        assert row["detail"].startswith(f"rule {rule}: ")
+    assert {state for state, code, _ in states(tmp_path / "store").values()} == {"rejected"}
+
+
 def test_a_site_that_wants_fewer_requests_is_left_alone_and_the_crawl_goes_on_later(site, tmp_path):
     words = crawl_words(tmp_path, "search:glad song", site.page("good-4"), site.page("good-3"))
     site.forget()

@@ -28,7 +28,7 @@ from urllib.parse import quote
 import pytest
 
 from pipeline.clips import ClipSpan
-from pipeline.crawl import Access, Session
+from pipeline.crawl import Access, Session, _words
 from pipeline.errors import RejectedError, SiteError
 from pipeline.media import ffmpeg_exe
 from pipeline.schema import CODES
@@ -613,6 +613,31 @@ NASTY = {
 @pytest.mark.parametrize(("title", "kept"), NASTY.items())
 def test_text_of_a_page_is_one_harmless_line(title: str, kept: str | None) -> None:
     assert clean_text(title) == kept
+
+
+def test_the_beginning_of_a_pages_description_is_kept_as_one_harmless_line(session: Session, site: Site) -> None:
+    linked = {"@context": "https://schema.org", "@type": "VideoObject", "name": "a song", "duration": "PT40S"}
+    linked |= {"contentUrl": at(site, "/a.mp4", sends(b"media"))}
+    linked |= {"description": "In this\nvideo \x1b[31m" + "x" * 10_000}
+    script = f'<script type="application/ld+json">{json.dumps(linked)}</script>'
+    page = f"<!doctype html><html><head><title>a</title>{script}</head><body></body></html>"
+    found = session.resolve(at(site, "/described", sends(page, "text/html")), "both")
+    assert found.description == "In this video [31m" + "x" * (1000 - len("In this video [31m"))
+    assert found.categories == ()
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        (["Music", "a\x00b\n", "", None, 7], ("Music", "a b", "7")),
+        (["x"] * 500, ("x",) * 20),
+        ("Music", ()),
+        ({"Music": 1}, ()),
+        (None, ()),
+    ],
+)
+def test_categories_are_a_few_harmless_words_whatever_a_page_tells(told: object, kept: tuple[str, ...]) -> None:
+    assert _words(told) == kept
 
 
 @pytest.mark.parametrize("words", ["../../x", "a\x1b[31mb\nc", "x" * 10_000])

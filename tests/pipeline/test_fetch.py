@@ -11,7 +11,11 @@ from pipeline.clips import ClipSpan
 from pipeline.crawl import Access
 from pipeline.errors import DurationError
 from pipeline.fetch import Crawl, CrawlSettings, host_of
+from pipeline.filters.judge import OFF, Filters
+from pipeline.filters.text import Rule, read_rules
+from pipeline.prepare import Recipe, prepare
 from pipeline.queries import candidates_of, read_queries
+from pipeline.schema import Rejected, Sample
 from pipeline.sources import Source
 from pipeline.store import ClipKey, Store, Video, open_store
 from pipeline.workers import WorkerPool
@@ -41,9 +45,9 @@ def site(film, monkeypatch) -> Iterator[Catalogue]:
         yield running
 
 
-def crawl_of(store: Store) -> Crawl:
+def crawl_of(store: Store, filters: Filters = OFF) -> Crawl:
     access = Access(allow_private=True, plugins=str(PLUGINS), request_pause_s=0, max_fetch_s=10)
-    return Crawl(store, CrawlSettings(access=access, seed=0, modality="both", sleep_s=(0, 0)))
+    return Crawl(store, CrawlSettings(access=access, seed=0, modality="both", filters=filters, sleep_s=(0, 0)))
 
 
 def listed(store: Store, *words: str, again: tuple[str, ...] = ()) -> list[Video]:
@@ -141,3 +145,110 @@ def test_spans_are_drawn_anew_for_another_duration_and_beside_those_that_stand(s
 )
 def test_a_site_is_one_whatever_its_host_is_called(link, site_name):
     assert host_of(link) == site_name
+
+
+# --- rules of titles, descriptions, categories and lengths -------------------------------------------------------
+
+RULES = """name,field,pattern,over_s,unless
+interview,title,interview with,,official video
+long,duration,,45,
+lesson,description,in this video you learn,,
+gaming,category,gaming,,
+"""
+TALK = {
+    "by-title": {"title": "Interview with Somebody"},
+    "by-length": {"listed_duration": True},  # the others' is not listed, and 40 s by their pages
+    "by-description": {"description": "In this video\nyou learn three chords."},
+    "by-category": {"categories": ("Gaming", "Music")},
+    "song": {"title": "Interview with the Devil (Official Video)"},
+}
+
+
+@pytest.fixture
+def talk(film, monkeypatch) -> Iterator[Catalogue]:
+    """A site on which one video alone is what it is looked for."""
+    films = [
+        Film(id=name, recording=film, **({"duration_s": 44.0} if name != "by-length" else {}) | traits)
+        for name, traits in TALK.items()
+    ]
+    with Catalogue(films, searches={"song": list(TALK)}) as running:
+        monkeypatch.setenv("CATALOGUE_URL", running.url)
+        yield running
+
+
+@pytest.fixture
+def rules(tmp_path) -> tuple[Rule, ...]:
+    (tmp_path / "rules.csv").write_text(RULES)
+    return read_rules(tmp_path / "rules.csv")
+
+
+def rooms(site: Catalogue, name: str) -> list[str]:
+    return list(dict.fromkeys(request.room for request in site.requests_of(f"{name}")))
+
+
+def test_what_rules_drop_is_not_fetched_and_by_its_listed_words_not_even_asked_for(store, talk, rules):
+    filters = Filters(mode="drop", rules=rules)
+    crawl = crawl_of(store, filters=filters)
+    sources = candidates_of(listed(store, "search:song"), None, clips_per_video=1)
+    crawl.queue(sources)
+    assert [why for _, why in crawl.refused(sources)] == [
+        'rule interview: title has "interview with"',
+        "rule long: it takes 50 s, more than 45",
+    ]
+    asked = {source.source_id for source in crawl.to_fetch(sources)}
+    assert asked == {f"catalogue:{name}" for name in ("by-description", "by-category", "song")}
+    found = {source.source_id.removeprefix("catalogue:"): source for source in crawl.fetch(sources)}
+    assert {name: source.problem and source.problem[0] for name, source in found.items()} == {
+        **dict.fromkeys(TALK, "text"),
+        "song": None,
+    }
+    assert found["by-description"].problem == ("text", 'rule lesson: description has "in this video you learn"')
+    assert found["by-category"].problem == ("text", 'rule gaming: category has "gaming"')
+    assert {name: rooms(talk, name) for name in TALK} == {
+        "by-title": [],
+        "by-length": [],
+        "by-description": ["watch"],
+        "by-category": ["watch"],
+        "song": ["watch", "media"],
+    }
+    # The index tells of each, though nothing was decoded.
+    for name, rule in {"by-title": "interview", "by-description": "lesson", "by-category": "gaming"}.items():
+        row = prepare(found[name], recipe=Recipe(), seed=0, filters=filters)
+        assert isinstance(row, Rejected)
+        assert (row.code, row.meta["text_rules"], row.meta["flagged"]) == ("text", [rule], ["text"])
+    assert store.clip(ClipKey(video_id="catalogue:by-title", number=0, seed=0, modality="both")).code == "text"
+
+
+def test_rules_of_one_request_do_not_bind_another_on_the_same_store(store, talk, rules):
+    sources = candidates_of(listed(store, "search:song"), None, clips_per_video=1)
+    first = crawl_of(store, filters=Filters(mode="drop", rules=rules))
+    first.queue(sources)
+    assert sum(source.problem is not None for source in first.fetch(sources)) == 4
+    sources = candidates_of(store.videos(["catsearch9:song"]), None, clips_per_video=1)
+    for filters in (OFF, Filters(mode="score", rules=rules), Filters(mode="drop", rules=rules[:1])):
+        crawl = crawl_of(store, filters=filters)
+        crawl.queue(sources)
+        wanted = {source.source_id for source in crawl.to_fetch(sources)}
+        assert len(wanted) == (3 if filters.mode == "drop" else 4)  # the song is there
+    crawl = crawl_of(store, filters=Filters(mode="score", rules=rules))
+    crawl.queue(sources)
+    by_description = next(source for source in sources if "by-description" in source.source_id)
+    (fetched_after_all,) = crawl.fetch([by_description])
+    assert fetched_after_all.problem is None
+    asked = len(talk.requests)
+    # And what is fetched is not wanted by the first request still, which asks nobody.
+    again = list(first.fetch([by_description]))
+    assert [source.problem and source.problem[0] for source in again] == ["text"]
+    assert len(talk.requests) == asked
+
+
+def test_a_clip_that_was_fetched_is_scored_by_its_pages_words(store, talk, rules):
+    filters = Filters(mode="score", rules=rules)
+    crawl = crawl_of(store, filters=filters)
+    sources = [s for s in candidates_of(listed(store, "search:song"), None, clips_per_video=1) if "by-c" in s.source_id]
+    crawl.queue(sources)
+    (source,) = crawl.fetch(sources)
+    assert source.categories == ("Gaming", "Music")
+    made = prepare(source, recipe=Recipe(), seed=0, filters=filters)
+    assert isinstance(made, Sample)
+    assert (made.meta["text_rules"], made.meta["flagged"][0]) == (["gaming"], "text")

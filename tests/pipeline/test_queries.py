@@ -179,6 +179,8 @@ PAGE = Video(
     uploader="Somebody",
     upload_date="20210304",
     licence="Creative Commons Attribution",
+    description="The official video.",
+    categories=("Music",),
     duration_s=230.0,
     resolved=True,
 )
@@ -197,6 +199,8 @@ def test_a_video_becomes_a_candidate_with_all_that_is_known_of_it():
         uploader="Somebody",
         upload_date="20210304",
         licence="Creative Commons Attribution",
+        description="The official video.",
+        categories=("Music",),
         query="ytsearch50:sad song",
     )
 

@@ -86,6 +86,39 @@ def test_listings_are_recorded_all_or_none(store):
     store.add_listings({"new": [video(7)]})  # and the store is usable
 
 
+OLDER_TABLES = """
+CREATE TABLE listed (request TEXT PRIMARY KEY);
+CREATE TABLE listing (request TEXT, position INTEGER, video TEXT NOT NULL, link TEXT NOT NULL,
+    PRIMARY KEY (request, position));
+CREATE TABLE video (id TEXT PRIMARY KEY, link TEXT NOT NULL, page_id TEXT, code TEXT, detail TEXT, title TEXT,
+    uploader TEXT, upload_date TEXT, licence TEXT, duration_s REAL, resolved INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE clip (video TEXT NOT NULL REFERENCES video(id), number INTEGER NOT NULL, seed INTEGER NOT NULL,
+    modality TEXT NOT NULL, start_s REAL, length_s REAL, state TEXT NOT NULL DEFAULT 'queued', code TEXT, detail TEXT,
+    sha256 TEXT, num_bytes INTEGER, fetch_s REAL, versions TEXT, PRIMARY KEY (video, number, seed, modality));
+INSERT INTO listed VALUES ('search');
+INSERT INTO listing VALUES ('search', 0, 'site:1', 'https://a.org/1'), ('search', 1, 'site:2', 'https://a.org/2');
+INSERT INTO video (id, link, title, resolved) VALUES ('site:1', 'https://a.org/1', 'A Song', 1);
+INSERT INTO video (id, link, title) VALUES ('site:2', 'https://a.org/2', 'Another');
+INSERT INTO clip (video, number, seed, modality, state) VALUES ('site:1', 0, 0, 'both', 'kept');
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_store_of_the_first_version_gains_descriptions_and_keeps_what_it_holds(folder):
+    folder.mkdir()
+    with contextlib.closing(sqlite3.connect(folder / "crawl.sqlite")) as database:
+        database.executescript(OLDER_TABLES)
+    page = video(2, title="Another", description="It tells.", categories=("Music", 'a "word", and more'))
+    with open_store(folder) as store:
+        first, _ = store.videos(["search"])
+        assert (first.title, first.resolved, first.description, first.categories) == ("A Song", True, None, ())
+        assert store.clip(key(1)).state == "kept"
+        store.set_resolved(page)
+    with open_store(folder) as store:  # it is of today's version now
+        assert replace(store.video("site:2"), resolved=False) == page
+        assert store.video("site:1").title == "A Song"
+
+
 # --- states ----------------------------------------------------------------------------------------------------------
 
 
@@ -107,6 +140,19 @@ def test_a_failure_that_is_mended_later_leaves_no_trace(store, folder):
     assert (store.clip(key(1)).code, store.clip(key(1)).detail) == ("network", "the site broke off")
     store.set_fetched(key(1), download(folder), fetch_s=4.0, versions=VERSIONS)
     assert (store.clip(key(1)).state, store.clip(key(1)).code, store.clip(key(1)).detail) == ("fetched", None, None)
+
+
+def test_no_later_verdict_replaces_a_take_down(store):
+    store.purge(["site:1"], [], "taken down")
+    store.set_outcome(key(1), "rejected", code="text", detail="rule x")
+    assert store.clip(key(1)).code == "purged"
+
+
+def test_a_take_down_leaves_no_words_of_the_video(store, folder):
+    store.set_resolved(video(1, title="Marked", description="Marked", categories=("Marked",)))
+    store.purge(["site:1"], [], "taken down")
+    known = store.video("site:1")
+    assert (known.title, known.description, known.categories) == (None, None, ())
 
 
 def test_only_the_schemas_codes_are_recorded(store):

@@ -47,6 +47,8 @@ class CatalogueIE(InfoExtractor):
             "upload_date": self._search_regex(r'"uploadDate": "([\d-]+)"', webpage, "date").replace("-", ""),
             "license": self._html_search_meta("license", webpage, default=None),
             "duration": float_or_none(linked.get("duration")),
+            "description": self._html_search_meta("og:description", webpage, default=None),
+            "categories": (self._html_search_meta("categories", webpage, default=None) or "").split("|"),
             "formats": formats,
         }
 
