@@ -88,8 +88,8 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 def page(folder: Path, manifest: Manifest, *, index: Index, tars: Sequence[StoredFile]) -> str:
     """Text of ``report.html``."""
-    thresholds = thresholds_of(manifest.settings)
-    counted = histograms(index, thresholds)
+    mode = mode_of(manifest.settings)
+    counted = histograms(index, thresholds_of(manifest.settings))
     spread = balance(index, manifest)
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -98,13 +98,13 @@ def page(folder: Path, manifest: Manifest, *, index: Index, tars: Sequence[Store
         style=Markup(style),  # our own file
         style_hash=digest,
         manifest=manifest,
-        mode=mode_of(manifest.settings),
+        mode=mode,
         has_settings="filters" in manifest.settings,
         outcome=outcome(index),
         hours=index.kept.sum() * CLIP_S / 3600,
         tars=tars,
         num_bytes=sum(tar.num_bytes for tar in tars),
-        scores=[(one, draw(one)) for one in counted],
+        scores=[(one, draw(one, verb="drops" if mode == "drop" else "flags")) for one in counted],
         quantiles=[f"{share:.0%}" for share in QUANTILES],
         rules=rule_counts(index),
         kept=kept_cards(folder, index, clips.choose_kept(index)),

@@ -54,8 +54,16 @@ class Drawing:
     """What the drawing shows, for those who do not see it."""
 
 
-def draw(histogram: Histogram) -> Drawing:
-    """Place the bars of the kept above the line and of the dropped below it, each to its own scale."""
+def draw(histogram: Histogram, *, verb: str = "drops") -> Drawing:
+    """Place the bars of the kept above the line and of the dropped below it, each to its own scale.
+
+    Parameters
+    ----------
+    histogram
+        What was counted.
+    verb
+        What the threshold does to what lies beyond it.
+    """
     low, high = float(histogram.edges[0]), float(histogram.edges[-1])
 
     def across(value: float) -> float:
@@ -76,7 +84,7 @@ def draw(histogram: Histogram) -> Drawing:
         x = across(float(histogram.axis.along(np.array(histogram.threshold))))
         sign = ">" if histogram.axis.drops == "above" else "<"
         anchor = "end" if x > WIDTH / 2 else "start"
-        threshold = Tick(x, minus(f"drops {sign} {histogram.threshold:g}"), anchor)
+        threshold = Tick(x, minus(f"{verb} {sign} {histogram.threshold:g}"), anchor)
         edges = (x, RIGHT) if histogram.axis.drops == "above" else (LEFT, x)
         beyond = Bar(edges[0], TOP, round(edges[1] - edges[0], 2), round(bottom - TOP, 2), "beyond")
     return Drawing(
@@ -88,7 +96,7 @@ def draw(histogram: Histogram) -> Drawing:
         ticks=[_tick(words, across(place)) for place, words in numbers_along(histogram.axis, low, high)],
         threshold=threshold,
         beyond=beyond,
-        words=in_words(histogram),
+        words=in_words(histogram, verb=verb),
     )
 
 
@@ -108,7 +116,7 @@ def nice_numbers(low: float, high: float) -> list[float]:
     return [float(value) for value in values if low <= value <= high]
 
 
-def in_words(histogram: Histogram) -> str:
+def in_words(histogram: Histogram, *, verb: str) -> str:
     """What a histogram shows, in one sentence."""
     parts = []
     for side, counts in (("kept", histogram.kept), ("dropped", histogram.dropped)):
@@ -116,7 +124,7 @@ def in_words(histogram: Histogram) -> str:
             low, _, median, _, high = histogram.quantiles[side]
             parts.append(f"{int(counts.sum()):,} {side}, {low:.3g} to {high:.3g}, median {median:.3g}")
     if histogram.threshold is not None:
-        parts.append(f"{histogram.axis.drops} {histogram.threshold:g} is dropped")
+        parts.append(f"the threshold {verb} what is {histogram.axis.drops} {histogram.threshold:g}")
     return f"{histogram.axis.title}: " + "; ".join(parts)
 
 

@@ -15,6 +15,7 @@ from pipeline.schema import CODES
 from pipeline.text import clean_text
 
 EXAMPLES = 3  # of each code
+MAX_DETAIL = 240  # characters
 NO_CODE = "no code"  # a row of another program's making
 _PATH = re.compile(r"(?<![\w:/])/[^\s'\":,]+")
 
@@ -145,7 +146,8 @@ def short_detail(detail: object) -> str:
     """A detail in one short line; of a traceback the last line, without the paths of one machine."""
     lines = str(detail or "").strip().splitlines()
     last = lines[-1] if lines else ""
-    return (clean_text(_PATH.sub("…", last) if len(lines) > 1 else last) or "")[:200]
+    words = clean_text(_PATH.sub("…", last) if len(lines) > 1 else last) or ""
+    return words if len(words) <= MAX_DETAIL else words[: MAX_DETAIL - 1] + "…"
 
 
 def _examples(index: Index, codes: np.ndarray, by_code: Mapping[str, int]) -> dict[str, list[str]]:

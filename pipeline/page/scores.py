@@ -195,7 +195,8 @@ def histogram(axis: Axis, values: np.ndarray, kept: np.ndarray, threshold: float
     limit = None if threshold is None else float(axis.along(np.array(threshold)))
     low, high = axis.along(np.array(axis.span)) if axis.span else _span(places[scored], limit)
     if axis.log_from is not None:
-        low, high = np.floor(low), np.ceil(high)  # whole powers of ten, which can be written beside it
+        # Whole powers of ten, which can be written beside it.
+        low, high = max(np.floor(low), np.log10(axis.log_from)), np.ceil(high)
     edges = np.linspace(low, high, NUM_BINS + 1)
     inside = np.clip(places, low, high)
     sides = {"kept": scored & kept, "dropped": scored & ~kept}

@@ -29,7 +29,10 @@ SCORED = {
     "singing_share": 0.4,
     "music_share": 0.9,
     "motion": 6.0,
-    "moved": 4.0,
+    "moved": 0.9,
+    "still_share": 0.05,
+    "camera_share": 0.05,
+    "held_s": 1.0,
     "black_share": 0.0,
     "snr_db": 20.0,
 }
