@@ -246,7 +246,7 @@ def already(changed: bool) -> list[str]:
 def closing_words(folder: Path, sets: Sequence[str], *, own: bool) -> str:
     """What to look at."""
     runs = folder / "runs"
-    lines = [f"{folder}/shards/{name}/README.md: what the set holds; index.parquet: every candidate" for name in sets]
+    lines = [f"{folder}/shards/{name}/report.html: what the set holds, and what was left out and why" for name in sets]
     lines.append(f"{runs}/pretrain: config.json, log.jsonl, checkpoints; tensorboard --logdir {runs}")
     if "labelled" in sets:
         results = ", ".join(str(runs / "finetune" / name) for name in ("metrics.json", "confusion.png", "roc.png"))
