@@ -134,18 +134,26 @@ def test_the_detail_says_what_it_looks_like(scores_of, name, words):
     assert words in "; ".join(verdict.detail for verdict in verdicts)
 
 
-def drifting(per_step_px: float = 0.4, *, num: int = NUM_SMALL) -> np.ndarray:
-    """A smooth picture that drifts to the right, of closed form: uint8 (num, 36, 64)."""
+def drifting(*, right_px: float = 0.4, grow: float = 0.0, turn: float = 0.0, num: int = NUM_SMALL) -> np.ndarray:
+    """A smooth picture that drifts, grows and turns, so much a step; of closed form: uint8 (num, 36, 64)."""
     t, y, x = np.mgrid[0:num, 0:36, 0:64].astype(float)
-    x = x - per_step_px * t
+    z = ((x - 32) + 1j * (y - 18)) * np.exp((-grow + 1j * turn) * t)
+    x, y = z.real - right_px * t, z.imag
     return np.round(128 + 60 * np.sin(x / 4) * np.cos(y / 5) + 40 * np.sin(x / 9 + y / 7)).astype(np.uint8)
 
 
-def test_bars_a_logo_and_a_cover_over_a_drifting_picture_do_not_hide_that_it_is_one():
-    for place in (np.s_[:, :5], np.s_[:, :, 54:], np.s_[:, 3:9, 40:55], np.s_[:, 10:26, 20:44]):
-        small_THW = drifting()
-        small_THW[place] = drifting(num=1)[0][place[1:]] // 2
-        assert motion.scores(small_THW)["moved"] < 0.05
+@pytest.mark.parametrize("camera", [{"right_px": 1.0}, {"grow": 0.02}, {"turn": 0.02}, {"grow": -0.01, "turn": 0.01}])
+def test_drifting_growing_and_turning_are_a_camera(camera):
+    found = motion.scores(drifting(**{"right_px": 0.0, "num": 40} | camera))
+    assert found["camera_share"] > 0.95
+    assert found["motion"] > 1
+
+
+@pytest.mark.parametrize("place", [np.s_[:, :6], np.s_[:, :, 52:], np.s_[:, 3:12, 36:55], np.s_[:, 10:26, 20:44]])
+def test_bars_a_logo_and_a_cover_over_a_drifting_picture_do_not_hide_that_it_is_one(place):
+    small_THW = drifting()
+    small_THW[place] = np.random.default_rng(0).choice([0, 255], small_THW[0][place[1:]].shape)
+    assert motion.scores(small_THW)["moved"] < 0.05
 
 
 def test_what_moves_before_a_drifting_picture_is_seen():
