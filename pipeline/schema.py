@@ -242,7 +242,7 @@ SCORES: dict[str, pa.DataType] = {
     "loudness_db": pa.float64(),  # RMS of the clip, dB of full scale
     "silent_share": pa.float64(),  # of its time
     "clipped_share": pa.float64(),  # of its samples
-    "tone_share": pa.float64(),  # of its time in which nothing but one steady tone sounds
+    "tone_share": pa.float64(),  # of the time in which it sounds: one steady tone and nothing else
     "speech_share": pa.float64(),  # of its time, as the two that follow; they may overlap
     "singing_share": pa.float64(),
     "music_share": pa.float64(),  # of music or singing

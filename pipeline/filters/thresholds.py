@@ -15,14 +15,14 @@ class Thresholds:
     """Largest share of time that is surely talk."""
     music: float = 0.5
     """Smallest share of time that is surely music or singing."""
-    loudness: float = -60.0
+    loudness: float = -50.0
     """Smallest RMS, dB of full scale."""
     silence: float = 0.5
     """Largest share of silence."""
-    clipping: float = 0.1
-    """Largest share of samples at full scale."""
-    tone: float = 0.8
-    """Largest share of time in which one steady tone is all that sounds."""
+    clipping: float = 0.05
+    """Largest share of samples that clipping has piled up at one amplitude."""
+    tone: float = 0.6
+    """Largest share of the sound that is one steady tone and nothing else."""
     motion: float = 0.2
     """Smallest median change between successive pictures, grey levels."""
     moved: float = 0.45
