@@ -11,7 +11,7 @@ import functools
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 MAX_CHARS = 1000  # of a text that are looked at
 MAX_WAYS = 20_000  # in which a pattern may match at one place: a second on the unluckiest text; without it, years
@@ -31,14 +31,14 @@ _DROPPED = re.compile(
     "[\u0300-\u036f\u0640\u064b-\u065f\u0670\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe0f\ufeff]"
 )
 
-_NO_SPACES = (  # scripts that set none between words: Thai to Khmer, kana, Han, Hangul (whose words take endings)
-    "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005\u3040-\u30ff\u3130-\u318f\u31f0-\u31ff\u3400-\u9fff"
-    "\uac00-\ud7ff\uf900-\ufaff"
+# Letters, and vowel signs, of scripts that set spaces between words: Latin to Sinhala, Georgian, Ethiopic, Cherokee.
+# Thai, kana, Han are not among them, nor Hangul, whose words take endings.
+_LETTER = (
+    "[a-z\u00df-\u00f6\u00f8-\u02af\u0370-\u0481\u048a-\u0588\u05d0-\u05ea\u0620-\u065f\u066e-\u06ef\u06fa-\u06ff"
+    "\u0710-\u0963\u0971-\u0dff\u10a0-\u10ff\u1200-\u1360\u13a0-\u16ea\u1e00-\u1fff]"
 )
-_INDIC = "\u0900-\u0963\u0966-\u0dff"  # its vowel signs are letters to us, if not to `re`
-_LETTER, _SIGN = rf"[^\W\d_{_NO_SPACES}{_INDIC}]", f"[{_INDIC}]"
-_BEGIN = f"(?:(?<!{_LETTER})(?<!{_SIGN})|(?!{_LETTER}|{_SIGN}))"
-_END = f"(?:(?!{_LETTER}|{_SIGN})|(?<!{_LETTER})(?<!{_SIGN}))"
+_BEGIN = f"(?:(?<!{_LETTER})|(?!{_LETTER}))"
+_END = f"(?:(?!{_LETTER})|(?<!{_LETTER}))"
 
 _QUANTIFIER = re.compile(r"([*+?]|\{(?:\d+(?:,\d*)?|,\d+)\})[?+]?")
 _TOKEN = re.compile(
@@ -83,14 +83,25 @@ def parsed(pattern: str) -> re.Pattern[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of what later versions of Python may read in another way
-            re.compile(pattern)
+            if not _is_balanced(tokens):  # a)(b would be sound in the brackets that we put around it
+                re.compile(pattern)
             found = re.compile(f"{_BEGIN}(?:{''.join(map(_folded_token, tokens))}){_END}")
     except (re.error, OverflowError, RecursionError, Warning) as error:
-        raise ValueError(f"{_shown(pattern)} is no regular expression that can be used ({error}); mend it") from error
+        reason = str(error).split(" at position")[0]  # which counts what we put around it
+        raise ValueError(f"{_shown(pattern)} is no regular expression that can be used ({reason}); mend it") from error
     if _ways(iter(tokens)) > MAX_WAYS:
         mend = "write {0,20} in place of * or +, and repeat no group that repeats something itself"
         raise ValueError(f"{_shown(pattern)} could take too long on an unlucky text; {mend}")
     return found
+
+
+def _is_balanced(tokens: Sequence[str]) -> bool:
+    depth = 0
+    for token in tokens:
+        depth += (token[0] == "(") - (token == ")")
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def _shown(pattern: str) -> str:

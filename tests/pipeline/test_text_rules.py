@@ -283,6 +283,7 @@ def test_a_note_or_a_language_is_no_change_of_the_rules(tmp_path):
         ("name,pattern\nx,y\n", " has no column field; give it one, in the first row"),
         ("name,field,patern\nx,title,y\n", " has a column 'patern'; known are name, language, field, pattern,"),
         ("name,field,pattern\nx,title,(a\n", ", row 2 (x): '(a' is no regular expression that can be used (missing )"),
+        ("name,field,pattern\nx,title,a)(b\n", ", row 2 (x): 'a)(b' is no regular expression that can be used (unbal"),
         ("name,field,pattern\n\nx,title,(a+)+b\n", ", row 3 (x): '(a+)+b' could take too long on an unlucky text;"),
         ("name,field,pattern\nx,title,a*\n", ", row 2 (x): 'a*' is found in every text; write what is to be found"),
         ("name,field,pattern\nx,title,[[a]\n", ", row 2 (x): '[[a]' is no regular expression that can be used (Poss"),
