@@ -118,14 +118,17 @@ def crowd(speech: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
 
 
 def coded(sound: np.ndarray, settings: tuple[str, ...]) -> np.ndarray:
-    """The sound out of a codec, put where it was: codecs delay it."""
+    """The sound out of a codec, put where it was: codecs delay it, and clip what is too loud."""
+    scale = 0.9 / max(0.9, np.abs(sound).max())
     raw = ("-f", "f32le", "-ar", str(BASE_RATE_HZ), "-ac", "1")
     begin = (media.ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-threads", "1")
     encode = [*begin, *raw, "-i", "pipe:0", *settings, "pipe:1"]
-    stream = subprocess.run(encode, input=sound.astype("<f4").tobytes(), capture_output=True, check=True).stdout
+    stream = subprocess.run(
+        encode, input=(sound * scale).astype("<f4").tobytes(), capture_output=True, check=True
+    ).stdout
     decode = [*begin, "-i", "pipe:0", *raw, "pipe:1"]
     out = subprocess.run(decode, input=stream, capture_output=True, check=True).stdout
-    heard = fit_length(np.frombuffer(out, "<f4"), NUM_SAMPLES)
+    heard = fit_length(np.frombuffer(out, "<f4"), NUM_SAMPLES) / scale
     match = np.fft.irfft(np.fft.rfft(sound) * np.conj(np.fft.rfft(heard)))
     return np.roll(heard, int(np.argmax(match)))
 
