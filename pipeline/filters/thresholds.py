@@ -13,7 +13,7 @@ class Thresholds:
 
     speech: float = 0.25
     """Largest share of time that is surely talk."""
-    music: float = 0.5
+    music: float = 0.4
     """Smallest share of time that is surely music or singing."""
     loudness: float = -50.0
     """Smallest RMS, dB of full scale."""
