@@ -1,6 +1,7 @@
 """What the filters drop and what they keep: real music, and everything that is none, each through the real decode.
 
     python -m benchmarks.filters --videos FOLDER --music FOLDER --speech FOLDER
+    python -m benchmarks.filters --again      judges the scores of the last run by the thresholds of now
 
 ``--videos`` holds music videos, ``--music`` recordings of music, ``--speech`` wave files of talk: Debian's
 asterisk-core-sounds-en-wav has them under /usr/share/asterisk/sounds. Writes benchmarks/results/filters.json and
@@ -191,11 +192,22 @@ def measure(number: int) -> dict[str, Any]:
         source = Source(source_id=job.name, link=job.name, path=path, title="", groups=(job.name,), video_id=job.name)
         outcome = prepare(source, recipe=Recipe(modality=job.modality), seed=0, filters=SCORED)
     scores = {name: outcome.meta[name] for name in SCORES if outcome.meta.get(name) is not None}
-    if isinstance(outcome, Rejected):
-        codes = [outcome.code]
-    else:
-        codes = [verdict.code for verdict in judge(scores, Thresholds())]
-    return {"kind": job.kind, "name": job.name, "half": job.half, "wanted": job.wanted, "codes": codes} | scores
+    # Rejected for another reason than a filter's: without sound, say.
+    code = outcome.code if isinstance(outcome, Rejected) else None
+    return {"kind": job.kind, "name": job.name, "half": job.half, "wanted": job.wanted, "code": code} | scores
+
+
+def judged(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the codes for which the clip is dropped."""
+    return row | {"codes": [row["code"]] if row["code"] else [verdict.code for verdict in judge(row, Thresholds())]}
+
+
+def measured(asked: Asked) -> list[dict[str, Any]]:
+    """Every clip made and scored, in the order of the jobs."""
+    number = len(jobs_of(asked))
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(asked.workers, spawn, set_jobs, (asked,)) as pool:
+        return list(tqdm(pool.map(measure, range(number)), total=number, unit="clip"))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -225,9 +237,9 @@ def line(kind: str, rows: Sequence[dict[str, Any]]) -> str:
 class Asked:
     """Flags."""
 
-    videos: Path
+    videos: Path = Path()
     """Folder of music videos."""
-    music: Path
+    music: Path = Path()
     """Folder of music."""
     speech: Path = Path("/usr/share/asterisk/sounds")
     """Folder of wave files of talk."""
@@ -235,6 +247,8 @@ class Asked:
     """Clips of each kind that is made; real ones are all taken."""
     workers: int = os.cpu_count() or 1
     """Processes."""
+    again: bool = False
+    """Judge the scores of the last run; make and decode nothing."""
 
 
 def jobs_of(asked: Asked) -> list[Job]:
@@ -253,12 +267,12 @@ def jobs_of(asked: Asked) -> list[Job]:
 
 def main(asked: Asked) -> None:
     """Run all jobs, write the results, print the table and what went wrong."""
-    number = len(jobs_of(asked))
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(asked.workers, spawn, set_jobs, (asked,)) as pool:
-        rows = list(tqdm(pool.map(measure, range(number)), total=number, unit="clip"))
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=0) + "\n")
+    if asked.again:
+        rows = json.loads(RESULT.read_text())["rows"]
+    else:
+        rows = measured(asked)
+        RESULT.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=0) + "\n")
+    rows = [judged(row) for row in rows]
     print("\n".join(table(rows)))
     for row in rows:
         if (row["wanted"] == "keep") == bool(row["codes"]) and row["wanted"] != "border":
