@@ -1,6 +1,7 @@
 """Is it a music video, and worth keeping? One question a file, each with a score and a verdict.
 
     text.py        its title, description, category and length          before anything is fetched
+    patterns.py    the regular expressions of its rules: whole words in every script, none that hangs
     sound.py       silence, clipping, one held tone                     the undenoised sound
     speech.py      talk, singing, music                                 the undenoised sound
     motion.py      stills, slides, black                                a small picture, five times a second
