@@ -15,17 +15,18 @@ import hashlib
 import json
 import traceback
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pipeline import dataset, journal, shards
 from pipeline.errors import DISK_ERRNOS, UserError
 from pipeline.exclude import Excluded
+from pipeline.filters.duplicates import Progress
 from pipeline.filters.judge import OFF, Filters
-from pipeline.plan import Candidate, SplitRule, plan
+from pipeline.plan import SplitRule
+from pipeline.planning import write_plan
 from pipeline.prepare import Recipe, prepare, versions
 from pipeline.schema import EMOTIONS, Manifest, Rejected
 from pipeline.sources import Source
@@ -240,37 +241,24 @@ class Build:
         """Every candidate of this build and where it goes; while it exists, the build is not finished."""
         return self.work / "plan.parquet"
 
-    def make_plan(self) -> None:
-        """Place what was prepared. A plan that is pending already stands: its shards may be half packed."""
-        if self.plan_file.exists():
-            return
-        order = {source.source_id: position for position, source in enumerate(self.sources)}
-        # A candidate may stand in two parts, if it was tried again: what is kept counts, then what was rejected.
-        best = {r["source_id"]: r for r in sorted(self.part_rows(), key=lambda row: _BY_WORTH.index(row["status"]))}
-        rows = sorted(best.values(), key=lambda row: (order.get(row["source_id"], len(order)), row["source_id"]))
-        committed = self.committed_rows()
-        rows = _without_collisions(rows, {row["key"] for row in committed})
-        rows = [self._without_excluded(row) for row in rows]
-        made = plan(
-            [_candidate(row) for row in rows if row["status"] == "kept"],
-            [_candidate(row) for row in committed],
-            split_rule=self.settings.split_rule,
-            seed=self.settings.seed,
-            samples_per_shard=self.samples_per_shard,
-            num_shards=_num_shards(chain((row["shard"] for row in committed), journal.retired_shards(self.out))),
-        )
-        by_key = {row["key"]: row for row in rows if row["status"] == "kept"}
-        placed = [by_key[p.key] | {"split": p.split, "source_group": p.group, "shard": p.shard} for p in made.placed]
-        left_out = [row for row in rows if row["status"] != "kept"]
-        for key, kept in made.duplicates.items():
-            left_out.append(by_key[key] | {"status": "rejected", "code": "duplicate", "detail": f"same clip as {kept}"})
-        shards.write_rows(self.plan_file, placed + left_out, shards.PART)
+    def make_plan(self, progress: Progress = lambda done, total: None) -> None:
+        """Place what was prepared; ``progress`` is told how many clips are compared to the others, of how many.
 
-    def _without_excluded(self, row: Row) -> Row:
-        """Reject a clip of which another set holds the same file, sound or picture."""
-        if row["status"] != "kept" or (why := self.excluded.by_content(row)) is None:
-            return row
-        return row | {"status": "rejected", "code": "excluded", "detail": why, "key": None}
+        A plan that is pending already stands: its shards may be half packed.
+        """
+        if not self.plan_file.exists():
+            write_plan(
+                self.plan_file,
+                parts=sorted(self.work.glob("part-*.parquet")),
+                folder=self.out,
+                order=[source.source_id for source in self.sources],
+                split_rule=self.settings.split_rule,
+                seed=self.settings.seed,
+                samples_per_shard=self.samples_per_shard,
+                mode=self.filters.mode,
+                excluded=self.excluded,
+                progress=progress,
+            )
 
     # --- pack ----------------------------------------------------------------------------------------------------
 
@@ -280,7 +268,7 @@ class Build:
         for row in self.plan_rows():
             if row["shard"] and not shards.record_of(self.out / row["shard"]).exists():
                 wanted[row["shard"]].append(row)
-        return [wanted[name] for name in sorted(wanted)]
+        return [sorted(wanted[name], key=lambda row: row["place"]) for name in sorted(wanted)]
 
     def pack(self, rows: Sequence[Row]) -> None:
         """Write one shard and its commit record."""
@@ -334,22 +322,6 @@ def failed(source: Source, detail: str) -> Rejected:
     return Rejected(code="internal", detail=detail, meta=known)
 
 
-_BY_WORTH = ("failed", "rejected", "kept")
-
-
-def _without_collisions(rows: Sequence[Row], taken: set[str]) -> list[Row]:
-    """Reject clips whose key another has: keys hold 32 bits of the source's identity, enough but for chance."""
-    told = []
-    for row in rows:
-        if row["status"] == "kept" and row["key"] in taken:
-            detail = f"another clip has the key {row['key']}"
-            row = row | {"status": "rejected", "code": "key-collision", "detail": detail, "key": None}
-        elif row["status"] == "kept":
-            taken.add(row["key"])
-        told.append(row)
-    return told
-
-
 def _unless_excluded(source: Source, excluded: Excluded) -> Source:
     if source.problem is not None or (why := excluded.by_identity(source)) is None:
         return source
@@ -360,23 +332,3 @@ def _label_names(usable: Sequence[Source], labelled: str | None) -> list[str] | 
     if labelled is None:
         return None
     return list(EMOTIONS) if labelled == "mved" else sorted({source.label for source in usable if source.label})
-
-
-def _candidate(row: Row) -> Candidate:
-    groups = row.get("groups") or [row["source_group"]]
-    return Candidate(
-        key=row["key"],
-        sha256=row["sha256"],
-        start_ms=round(row["start_s"] * 1000),
-        groups=tuple(groups),
-        label=row["label"],
-        split=row["split"],
-    )
-
-
-def _num_shards(names: Iterable[str]) -> dict[str, int]:
-    numbers: dict[str, int] = {}
-    for name in names:
-        split, number = Path(name).stem.rsplit("-", 1)
-        numbers[split] = max(numbers.get(split, 0), int(number) + 1)
-    return numbers

@@ -1,14 +1,14 @@
-"""The global step: duplicates, source groups, splits, shuffle and packing. Pure and deterministic, no I/O.
+"""The global step: source groups, splits, shuffle and packing. Pure and deterministic, no I/O.
 
-It sees one row a candidate, in the order of the source list, and what earlier builds of the set committed; it does not
-see who finished first or how the work was cut into parts.
+It sees one row a kept clip, in the order of the source list, and what earlier builds of the set committed; it does not
+see who finished first or how the work was cut into parts. Duplicates were told before: ``filters/duplicates.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,7 +28,6 @@ class Candidate:
 
     key: str
     sha256: str
-    start_ms: int
     groups: tuple[str, ...]
     label: str | None = None
     split: str | None = None
@@ -45,24 +44,18 @@ class Placed:
     shard: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Places in shard order, and the candidates that are another's duplicate (key to key)."""
-
-    placed: list[Placed]
-    duplicates: dict[str, str]
-
-
 def plan(
     new: Sequence[Candidate],
     committed: Sequence[Candidate] = (),
     *,
+    left_out: Sequence[Candidate] = (),
+    links: Iterable[tuple[str, str]] = (),
     split_rule: SplitRule | None,
     seed: int,
     samples_per_shard: int,
     num_shards: Mapping[str, int] | None = None,
-) -> Plan:
-    """Place every new clip.
+) -> list[Placed]:
+    """Place every new clip; places in shard order.
 
     Parameters
     ----------
@@ -70,6 +63,10 @@ def plan(
         Kept clips, in candidate order.
     committed
         Clips that stand in shards already, with the split they stand in; they stay where they are.
+    left_out
+        Duplicates, which are not placed, but whose names and files join source groups.
+    links
+        Keys of clips, duplicates among them, that belong into one source group.
     split_rule
         None for an unlabelled set; ``official`` takes the split a clip came with; ``grouped`` deals whole source
         groups.
@@ -80,61 +77,63 @@ def plan(
     num_shards
         Shards of each split that exist: new ones are numbered after them.
     """
-    unique, duplicates = drop_duplicates(new, committed)
-    group_of = join_groups([*committed, *unique])
+    group_of = join_groups([*committed, *new], left_out, links)
     if split_rule == "grouped":
         # A new clip may join two groups that stand in two splits; it goes where the first of them is.
         taken = {group_of[clip.key]: clip.split for clip in reversed(committed) if clip.split}
-        split_of_group = deal_groups(unique, group_of, taken, seed=seed)
-        unique = [replace(clip, split=split_of_group[group_of[clip.key]]) for clip in unique]
+        split_of_group = deal_groups(new, group_of, taken, seed=seed)
+        new = [replace(clip, split=split_of_group[group_of[clip.key]]) for clip in new]
     elif split_rule is None:
-        unique = [replace(clip, split="unlabeled") for clip in unique]
+        new = [replace(clip, split="unlabeled") for clip in new]
     placed = []
     for split in SPLITS:
-        clips = [clip for clip in unique if clip.split == split]
+        clips = [clip for clip in new if clip.split == split]
         first = (num_shards or {}).get(split, 0)
         order = _rng(seed, split, str(first)).permutation(len(clips))
         count = -(-len(clips) // samples_per_shard)
         for offset, chosen in enumerate(np.array_split(order, count) if count else []):
             shard = f"{split}-{first + offset:06d}.tar"
             placed += [Placed(key=clips[i].key, group=group_of[clips[i].key], split=split, shard=shard) for i in chosen]
-    return Plan(placed=placed, duplicates=duplicates)
+    return placed
 
 
-def drop_duplicates(
-    new: Sequence[Candidate], committed: Sequence[Candidate] = ()
-) -> tuple[list[Candidate], dict[str, str]]:
-    """Drop clips that show the same span of the same bytes as an earlier one: the lowest candidate wins."""
-    first = {(clip.sha256, clip.start_ms): clip.key for clip in reversed(committed)}
-    unique, duplicates = [], {}
-    for clip in new:
-        kept = first.setdefault((clip.sha256, clip.start_ms), clip.key)
-        if kept == clip.key:
-            unique.append(clip)
-        else:
-            duplicates[clip.key] = kept
-    return unique, duplicates
+class Joined:
+    """Things that are joined, transitively."""
+
+    def __init__(self) -> None:
+        self._parent: dict[Hashable, Hashable] = {}
+
+    def root(self, thing: Hashable) -> Hashable:
+        """One of all that are joined with this thing, and the same for all of them."""
+        parent = self._parent
+        while parent.setdefault(thing, thing) != thing:
+            parent[thing] = parent[parent[thing]]
+            thing = parent[thing]
+        return thing
+
+    def join(self, one: Hashable, other: Hashable) -> bool:
+        """Join two things; tell whether they were apart."""
+        apart = self.root(one) != self.root(other)
+        self._parent[self.root(other)] = self.root(one)
+        return apart
 
 
-def join_groups(clips: Iterable[Candidate]) -> dict[str, str]:
-    """Group of each clip by key: clips that share a group name or their media's bytes are joined, transitively.
+def join_groups(
+    clips: Iterable[Candidate], left_out: Iterable[Candidate] = (), links: Iterable[tuple[str, str]] = ()
+) -> dict[str, str]:
+    """Group of each clip by key: those that share a group name or their media's bytes, or are linked, are joined.
 
-    A group is called by the first name of its first clip.
+    Transitively, and over clips that were left out too. A group is called by the first name of its first clip.
     """
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    clips = list(clips)
-    for clip in clips:
-        for name in (*clip.groups, f"sha256:{clip.sha256}"):
-            parent[root(name)] = root(clip.groups[0])
-    named: dict[str, str] = {}
-    return {clip.key: named.setdefault(root(clip.groups[0]), clip.groups[0]) for clip in clips}
+    joined, clips = Joined(), list(clips)
+    for clip in (*clips, *left_out):
+        for name in clip.groups:
+            joined.join(("clip", clip.key), ("name", name))
+        joined.join(("clip", clip.key), ("file", clip.sha256))
+    for one, other in links:
+        joined.join(("clip", one), ("clip", other))
+    named: dict[Hashable, str] = {}
+    return {clip.key: named.setdefault(joined.root(("clip", clip.key)), clip.groups[0]) for clip in clips}
 
 
 def deal_groups(

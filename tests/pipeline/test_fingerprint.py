@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from pipeline import fingerprint as fp
-from pipeline import media
+from pipeline import matching, media, slices
 from pipeline.audio import BASE_RATE_HZ
 from pipeline.clips import ClipSpan
 from pipeline.errors import UserError
-from pipeline.fingerprint import PICTURE, SOUND, FingerprintIndex, audio_fingerprint, frame_hashes
+from pipeline.fingerprint import PICTURE, SOUND, audio_fingerprint, frame_hashes
+from pipeline.matching import OWN_LAGS, FingerprintIndex
+from pipeline.slices import Kind
 from tests.conftest import run_ffmpeg
 
 RATE_HZ = 11_025  # Chromaprint's own
@@ -205,27 +207,139 @@ def test_an_empty_index_and_an_empty_fingerprint_match_nothing(songs, films, tun
     assert with_gaps.match(audio_fingerprint(tunes["tune 0"], RATE_HZ)) is None
 
 
-def test_the_index_finds_what_comparing_every_pair_at_every_offset_finds():
+def changing(rng: np.random.Generator, kind: Kind, num_items: int) -> np.ndarray:
+    """A fingerprint that changes as music and pictures do: three of eight bits from item to item."""
+    one, two, three = rng.integers(1, 2**kind.bits, (3, num_items), dtype=kind.dtype, endpoint=False)
+    return np.bitwise_xor.accumulate(one & (two | three))
+
+
+def disturbed(rng: np.random.Generator, kind: Kind, fingerprint: np.ndarray, share: float) -> np.ndarray:
+    """The same from another encoder: that share of its bits differs, in three of five items."""
+    flips = (rng.random((len(fingerprint), kind.bits)) < share) & (rng.random((len(fingerprint), 1)) < 0.6)
+    return fingerprint ^ np.packbits(flips, axis=1, bitorder="little").view(kind.dtype).ravel()
+
+
+def slow_matches(query: np.ndarray, clips: list[np.ndarray], kind: Kind) -> dict[int, tuple[float, int, int]]:
+    """By clip: the least difference of all offsets, and its overlap and offset; bit by bit, as it is told."""
+
+    def bits(items: np.ndarray) -> np.ndarray:
+        return (items[:, None] >> np.arange(kind.bits, dtype=kind.dtype)) & kind.dtype.type(1)
+
+    def change(items: np.ndarray) -> np.ndarray:
+        told = []
+        for i in range(len(items)):
+            near = [j for lag in OWN_LAGS for j in (i - lag, i + lag) if 0 <= j < len(items)]
+            counted = [int(items[i] ^ items[j]).bit_count() for j in near if items[i] and items[j]]
+            told.append(round(4 * sum(counted) / max(len(counted), 1)) / 4)
+        return np.array(told)
+
+    found = {}
+    turned = [query]
+    if kind.mirror_bits:
+        turned.append(np.where(query == 0, query, query ^ kind.dtype.type(kind.mirror_bits)))
+    own, changes = change(query), [change(clip) for clip in clips]
+    for n, clip in enumerate(clips):
+        best = []
+        for items in turned:
+            for offset in range(1 - len(items), len(clip)):
+                at = np.arange(max(offset, 0), min(offset + len(items), len(clip)))
+                told = at[(clip[at] != 0) & (items[at - offset] != 0)]
+                changed = min(changes[n][told].sum(), own[told - offset].sum())
+                difference = (bits(clip[told]) != bits(items[told - offset])).sum() / max(changed, 1)
+                sure = min(changed / kind.sure_change_bits, 1)
+                if changed >= kind.min_change_bits and difference <= kind.max_difference * sure:
+                    best.append((difference, -len(at), offset))
+        if best:
+            difference, overlap, offset = min(best)
+            found[n] = (difference, -overlap, offset)
+    return found
+
+
+@pytest.mark.parametrize("kind", [SOUND, PICTURE], ids=["sound", "picture"])
+def test_the_index_finds_what_comparing_every_pair_at_every_offset_finds(kind):
     rng = np.random.default_rng(3)
-    steps = rng.integers(0, 2**32, (20, 120), dtype=np.uint32) & rng.integers(0, 2**32, (20, 120), dtype=np.uint32)
-    clips = np.bitwise_xor.accumulate(steps & rng.integers(0, 2**32, (20, 120), dtype=np.uint32), axis=1)
-    flips = np.where(rng.random((120, 1)) < 0.4, np.uint32(1) << rng.integers(0, 32, (120, 2), dtype=np.uint32), 0)
-    heard = clips ^ np.bitwise_xor.reduce(flips, axis=1).astype(np.uint32)
-    index = FingerprintIndex(((str(i), clip) for i, clip in enumerate(clips)), SOUND)
-    change = [fp.own_change(clip) for clip in clips]
-    for i in (0, 7, 19):
-        query = np.concatenate([heard[i, 37:], clips[(i + 1) % 20, :9]])
-        change_q, slow = fp.own_change(query), []
-        for key, clip in enumerate(clips):
-            for begin in range(-len(query) + 1, len(clip)):
-                at = np.arange(max(begin, 0), min(begin + len(query), len(clip)))
-                own = min(change[key][at].sum(), change_q[at - begin].sum())
-                difference = np.bitwise_count(clip[at] ^ query[at - begin]).sum() / max(own, 1)
-                if own >= SOUND.min_change_bits and difference <= SOUND.max_difference:
-                    slow.append((difference, str(key), len(at)))
-        (match,) = index.matches(query)
-        assert (match.key, match.overlap) == min(slow)[1:] == (str(i), 83)
-        assert {key for _, key, _ in slow} == {str(i)}
+    clips = [changing(rng, kind, n) for n in (90, 70, 64, 0, 1, 80, 33, 64)]
+    clips[2][20:40] = 0
+    queries = [
+        disturbed(rng, kind, clips[0], 0.05),
+        np.concatenate([disturbed(rng, kind, clips[1], 0.05)[30:], clips[5][:40]]),
+        np.concatenate([clips[0][46:], disturbed(rng, kind, clips[2], 0.05)]),
+        clips[7] ^ kind.dtype.type(kind.mirror_bits),
+        disturbed(rng, kind, clips[6], 0.9),
+        changing(rng, kind, 64),
+        clips[4],
+        clips[3],
+        np.repeat(clips[7][:1], 64),
+    ]
+    index = FingerprintIndex(((str(n), clip) for n, clip in enumerate(clips)), kind)
+    found = list(index.matches_of(queries))
+    slow = [slow_matches(query, clips, kind) for query in queries]
+    assert [{m.key: (m.difference, m.overlap) for m in matches} for matches in found] == [
+        {str(n): (difference, overlap) for n, (difference, overlap, _) in by_clip.items()} for by_clip in slow
+    ]
+    assert [set(by_clip) for by_clip in slow] == [{0}, {1, 5}, {0, 2}, {7}, set(), set(), set(), set(), set()]
+    assert [index.matches(query) for query in queries] == found
+
+    together = FingerprintIndex(((str(n), clip) for n, clip in enumerate([*clips, *queries])), kind)
+    joined = [row for _, rows in together.join(len(clips)) for row in rows.tolist() if row[1] < len(clips)]
+    assert joined == [
+        (len(clips) + n, entry, offset, overlap, difference)
+        for n, by_clip in enumerate(slow)
+        for entry, (difference, overlap, offset) in sorted(by_clip.items())
+    ]
+
+
+def copies(kind: Kind, *, num_films: int, num_copies: int) -> list[np.ndarray]:
+    """Copies of some clips, one film after another and then all again, each disturbed and cut in its own way."""
+    rng = np.random.default_rng(5)
+    films = [changing(rng, kind, 120) for _ in range(num_films)]
+    return [
+        disturbed(rng, kind, film[(cut := int(rng.integers(0, 30))) : cut + 64], 0.03)
+        for _ in range(num_copies)
+        for film in films
+    ]
+
+
+def rows_of(index: FingerprintIndex, first: int = 0) -> list[tuple[int, int, int, int, float]]:
+    return [row for _, rows in index.join(first) for row in rows.tolist()]
+
+
+@pytest.mark.parametrize("kind", [SOUND, PICTURE], ids=["sound", "picture"])
+def test_a_join_finds_every_pair_once_and_does_not_depend_on_what_comes_later_or_is_looked_up_together(
+    kind, monkeypatch
+):
+    clips = copies(kind, num_films=9, num_copies=6)
+    keyed = [(str(n), clip) for n, clip in enumerate(clips)]
+    index = FingerprintIndex(keyed, kind)
+    whole = rows_of(index)
+    assert {(query, entry) for query, entry, *_ in whole} == {
+        (i, j) for i in range(54) for j in range(i) if i % 9 == j % 9
+    }
+    assert whole == sorted(whole)
+    assert rows_of(index, 20) == [row for row in whole if row[0] >= 20]
+    assert rows_of(FingerprintIndex(keyed[:30], kind)) == [row for row in whole if row[0] < 30]
+    assert [end for end, _ in index.join(50)][-1:] == [54]
+    monkeypatch.setattr(matching, "BLOCK_QUERIES", 4)
+    monkeypatch.setattr(matching, "CLOSE_ITEMS", 100)
+    monkeypatch.setattr(slices, "BUILD_ITEMS", 100)
+    monkeypatch.setattr(slices, "CELLS", 2)
+    assert rows_of(FingerprintIndex(keyed, kind)) == whole
+
+
+@pytest.mark.parametrize("kind", [SOUND, PICTURE], ids=["sound", "picture"])
+def test_of_more_copies_than_are_looked_up_the_first_are_found(kind, monkeypatch):
+    monkeypatch.setattr(slices, "MAX_SAME", 20)
+    monkeypatch.setattr(slices, "MAX_HITS", 400)
+    clip = changing(np.random.default_rng(8), kind, 64)
+    index = FingerprintIndex(((str(n), clip) for n in range(300)), kind)
+    assert [(row[0], row[1]) for row in rows_of(index, 298)] == [(q, n) for q in (298, 299) for n in range(20)]
+    assert {match.key for match in index.matches(clip)} == {str(n) for n in range(20)}
+
+
+def test_a_stretch_of_items_is_as_long_as_the_clip_that_it_was_made_of(tunes):
+    assert SOUND.seconds(len(audio_fingerprint(tunes["tune 0"], RATE_HZ))) == pytest.approx(30, abs=0.06)
+    assert SOUND.seconds(len(audio_fingerprint(tunes["tune 0"][: 8 * RATE_HZ], RATE_HZ))) == pytest.approx(8, abs=0.12)
+    assert PICTURE.seconds(64) == 30
 
 
 def test_both_ffmpegs_give_the_same_fingerprint(monkeypatch, tunes):

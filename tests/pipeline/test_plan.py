@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import pairwise
 
 import networkx
@@ -14,9 +15,7 @@ from pipeline.plan import Candidate, join_groups, plan
 def clip(
     i: int, *, groups: tuple[str, ...] = (), label: str | None = None, split: str | None = None, sha: str = ""
 ) -> Candidate:
-    return Candidate(
-        key=f"k{i}", sha256=sha or f"s{i}", start_ms=0, groups=(*groups, f"file{i}"), label=label, split=split
-    )
+    return Candidate(key=f"k{i}", sha256=sha or f"s{i}", groups=(*groups, f"file{i}"), label=label, split=split)
 
 
 @st.composite
@@ -35,10 +34,10 @@ def clips(draw: st.DrawFn) -> list[Candidate]:
 
 
 @given(clips(), st.sampled_from([None, "official", "grouped"]), st.integers(0, 5), st.integers(1, 20))
-def test_every_clip_is_placed_once_or_a_duplicate_and_shards_are_even(new, rule, seed, size):
+def test_every_clip_is_placed_once_and_shards_are_even(new, rule, seed, size):
     made = plan(new, split_rule=rule, seed=seed, samples_per_shard=size)
-    assert sorted([p.key for p in made.placed] + list(made.duplicates)) == sorted(c.key for c in new)
-    per_shard = Counter(p.shard for p in made.placed)
+    assert sorted(p.key for p in made) == sorted(c.key for c in new)
+    per_shard = Counter(p.shard for p in made)
     assert max(per_shard.values(), default=0) <= size
     by_split = defaultdict(list)
     for shard, n in per_shard.items():
@@ -50,7 +49,7 @@ def test_every_clip_is_placed_once_or_a_duplicate_and_shards_are_even(new, rule,
 @given(clips(), st.integers(0, 5))
 def test_no_group_straddles_grouped_splits(new, seed):
     made = plan(new, split_rule="grouped", seed=seed, samples_per_shard=10)
-    split_of = {p.key: p.split for p in made.placed}
+    split_of = {p.key: p.split for p in made}
     names = defaultdict(set)
     for c in new:
         if c.key in split_of:
@@ -59,16 +58,21 @@ def test_no_group_straddles_grouped_splits(new, seed):
     assert all(len(splits) == 1 for splits in names.values())
 
 
-@given(clips())
-def test_groups_are_the_connected_components(new):
+@given(clips(), clips(), st.lists(st.tuples(st.integers(0, 59), st.integers(0, 59)), max_size=20))
+def test_groups_are_the_connected_components_over_names_files_links_and_what_was_left_out(new, others, pairs):
+    left_out = [replace(c, key=f"out {c.key}") for c in others]
+    everything = [*new, *left_out]
+    links = [(everything[i].key, everything[j].key) for i, j in pairs if max(i, j) < len(everything)]
     graph = networkx.Graph()
-    for c in new:
+    graph.add_edges_from(links)
+    for c in everything:
         graph.add_node(c.key)
         for name in (*c.groups, f"sha256:{c.sha256}"):
             graph.add_edge(c.key, ("name", name))
-    expected = {frozenset(k for k in part if isinstance(k, str)) for part in networkx.connected_components(graph)}
+    kept = {c.key for c in new}
+    expected = {frozenset(kept & part) for part in networkx.connected_components(graph)} - {frozenset()}
     found = defaultdict(set)
-    for key, group in join_groups(new).items():
+    for key, group in join_groups(new, left_out, links).items():
         found[group].add(key)
     assert {frozenset(keys) for keys in found.values()} == expected
 
@@ -77,18 +81,17 @@ def test_groups_are_the_connected_components(new):
 def test_official_splits_are_kept(new):
     made = plan(new, split_rule="official", seed=0, samples_per_shard=10)
     came_with = {c.key: c.split for c in new}
-    assert all(p.split == came_with[p.key] for p in made.placed)
+    assert all(p.split == came_with[p.key] for p in made)
 
 
 @given(clips(), clips(), st.integers(1, 10))
 def test_later_clips_append_shards_and_move_nothing(first, second, size):
     before = plan(first, split_rule="grouped", seed=0, samples_per_shard=size)
-    place = {p.key: p for p in before.placed}
+    place = {p.key: p for p in before}
     committed = [
         Candidate(
             key=c.key,
             sha256=c.sha256,
-            start_ms=0,
             groups=(place[c.key].group,),
             label=c.label,
             split=place[c.key].split,
@@ -96,27 +99,32 @@ def test_later_clips_append_shards_and_move_nothing(first, second, size):
         for c in first
         if c.key in place
     ]
-    num_shards = Counter(shard.rsplit("-", 1)[0] for shard in {p.shard for p in before.placed})
+    num_shards = Counter(shard.rsplit("-", 1)[0] for shard in {p.shard for p in before})
     later = [clip(1000 + i, groups=c.groups[:-1], label=c.label) for i, c in enumerate(second)]
     after = plan(later, committed, split_rule="grouped", seed=0, samples_per_shard=size, num_shards=num_shards)
-    assert not {p.shard for p in after.placed} & {p.shard for p in before.placed}
-    split_of_group = {p.group: p.split for p in before.placed}
-    assert all(split_of_group.get(p.group, p.split) == p.split for p in after.placed)
+    assert not {p.shard for p in after} & {p.shard for p in before}
+    split_of_group = {p.group: p.split for p in before}
+    assert all(split_of_group.get(p.group, p.split) == p.split for p in after)
 
 
-def test_the_lowest_candidate_wins_among_duplicates():
-    same = [clip(3, sha="x"), clip(1, sha="x"), clip(2)]
-    made = plan(same, split_rule=None, seed=0, samples_per_shard=9)
-    assert made.duplicates == {"k1": "k3"}
-    again = plan([clip(9, sha="x")], same[:1], split_rule=None, seed=0, samples_per_shard=9)
-    assert again.duplicates == {"k9": "k3"}
+def test_a_group_is_called_by_the_first_name_of_its_first_clip_that_is_kept():
+    new = [clip(5, groups=("five",)), clip(6)]
+    assert join_groups(new, [clip(1, groups=("one",))], [("k1", "k5"), ("k6", "k1")]) == {"k5": "five", "k6": "five"}
+
+
+@given(clips(), st.integers(0, 5), st.lists(st.tuples(st.integers(0, 59), st.integers(0, 59)), max_size=30))
+def test_linked_clips_do_not_straddle_grouped_splits(new, seed, pairs):
+    links = [(new[i].key, new[j].key) for i, j in pairs if max(i, j) < len(new)]
+    made = plan(new, links=links, split_rule="grouped", seed=seed, samples_per_shard=10)
+    split_of = {p.key: p.split for p in made}
+    assert all(split_of[one] == split_of[other] for one, other in links)
 
 
 def test_a_grouped_split_comes_near_80_10_10_in_every_class():
     new = [clip(i, groups=(f"source{i // 3}",), label=["Sad", "Fear"][i // 300]) for i in range(600)]
     made = plan(new, split_rule="grouped", seed=0, samples_per_shard=100)
     label_of = {c.key: c.label for c in new}
-    counts = Counter((label_of[p.key], p.split) for p in made.placed)
+    counts = Counter((label_of[p.key], p.split) for p in made)
     for label in ("Sad", "Fear"):
         assert counts[label, "train"] == pytest.approx(240, abs=3)
         assert counts[label, "val"] == pytest.approx(30, abs=3)
@@ -128,14 +136,14 @@ def test_a_folder_walked_by_class_does_not_give_one_class_shards():
     made = plan(new, split_rule="official", seed=0, samples_per_shard=50)
     label_of = {c.key: c.label for c in new}
     per_shard = defaultdict(set)
-    for p in made.placed:
+    for p in made:
         per_shard[p.shard].add(label_of[p.key])
     assert all(len(labels) == 6 for labels in per_shard.values())
-    order = [label_of[p.key] for p in made.placed]
+    order = [label_of[p.key] for p in made]
     assert sum(a == b for a, b in pairwise(order)) < 150  # 100 expected by chance
 
 
 def test_another_seed_gives_another_split_and_order():
     new = [clip(i, label="Sad") for i in range(100)]
     one, two = (plan(new, split_rule="grouped", seed=seed, samples_per_shard=100) for seed in (0, 1))
-    assert {p.key for p in one.placed if p.split == "test"} != {p.key for p in two.placed if p.split == "test"}
+    assert {p.key for p in one if p.split == "test"} != {p.key for p in two if p.split == "test"}

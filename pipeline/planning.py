@@ -1,0 +1,203 @@
+"""From what was prepared, and what stands in a set, to the file that says where every candidate goes.
+
+Of a candidate nothing is held but what the plan needs to know: the parts are read once for that, and once more, part by
+part, to write their rows down with the place that each was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import journal, shards
+from pipeline.exclude import Excluded
+from pipeline.filters import duplicates
+from pipeline.filters.duplicates import Duplicate, Progress, video_of
+from pipeline.filters.judge import Mode
+from pipeline.fingerprint import KINDS
+from pipeline.plan import Candidate, SplitRule, plan
+from pipeline.schema import SCHEMA_VERSION
+from pipeline.sources import source_group
+from pipeline.storage import publishing
+
+Row = dict[str, Any]
+
+KNOWN = ["key", "source_id", "link", "status", "code", "detail", "split", "label", "source_group", "start_s", "sha256"]
+"""Columns of the index that the plan goes by, beside the fingerprints."""
+
+PLANNED = shards.PART.append(pa.field("place", pa.int64()))
+"""A row of the plan: that of the part, and where its sample comes among all."""
+
+ROWS_AT_ONCE = 2048  # written together: about 10 MB
+
+_BY_WORTH = ("failed", "rejected", "kept")
+
+
+def write_plan(
+    target: Path,
+    *,
+    parts: Sequence[Path],
+    folder: Path,
+    order: Sequence[str],
+    split_rule: SplitRule | None,
+    seed: int,
+    samples_per_shard: int,
+    mode: Mode,
+    excluded: Excluded,
+    progress: Progress,
+) -> None:
+    """Place what was prepared, and write it down: whole or not at all.
+
+    Parameters
+    ----------
+    target
+        Rows of every candidate of the build, with the shard and place of those that are kept.
+    parts
+        Parquet files of what was prepared.
+    folder
+        The set as it stands.
+    order
+        Identities of the candidates, in the order in which they count.
+    mode
+        What becomes of clips that show or play the same as another.
+    excluded
+        What other sets hold, and this one must not.
+    progress
+        Told how many clips are compared, of how many.
+    """
+    position = {source_id: number for number, source_id in enumerate(order)}
+    rows = _prepared(parts, position)
+    standing = _standing(folder, {row["source_id"] for row in rows}, position)
+    committed = [row for row in standing if row["status"] == "kept"]
+    _reject_collisions(rows, {row["key"] for row in committed})
+    _reject_excluded(rows, excluded)
+    kept = [row for row in rows if row["status"] == "kept"]
+    found = duplicates.find(kept, standing, mode=mode, official=split_rule == "official", progress=progress)
+    dropped = {key for key, duplicate in found.duplicates.items() if duplicate.dropped}
+    left_out = [row for row in kept if row["key"] in dropped] + [row for row in standing if row["status"] != "kept"]
+    placed = plan(
+        [_candidate(row) for row in kept if row["key"] not in dropped],
+        [_candidate(row) for row in committed],
+        left_out=[_candidate(row) for row in left_out],
+        links=found.links,
+        split_rule=split_rule,
+        seed=seed,
+        samples_per_shard=samples_per_shard,
+        num_shards=_num_shards([row["shard"] for row in committed] + journal.retired_shards(folder)),
+    )
+    for row in kept:
+        _mark_duplicate(row, found.duplicates.get(row["key"]))
+    by_key = {row["key"]: row for row in kept}
+    for number, where in enumerate(placed):
+        by_key[where.key] |= {
+            "split": where.split,
+            "source_group": where.group,
+            "shard": where.shard,
+            "place": number,
+        }
+    _write(target, parts, rows)
+
+
+def _prepared(parts: Sequence[Path], position: Mapping[str, int]) -> list[Row]:
+    """What the plan must know of each candidate, in their order, and where in the parts its row stands."""
+    best: dict[str, Row] = {}
+    for part in parts:
+        for number, row in enumerate(_read(part, [*KNOWN, "groups", "flagged", *KINDS])):
+            other = best.get(row["source_id"])
+            # It may stand in two parts, if it was tried again: what is kept counts, then what was rejected.
+            if other is None or _BY_WORTH.index(row["status"]) >= _BY_WORTH.index(other["status"]):
+                best[row["source_id"]] = row | {"at": (part, number)}
+    return _in_order(best.values(), position, len(position))
+
+
+def _standing(folder: Path, again: set[str], position: Mapping[str, int]) -> list[Row]:
+    """Clips in the set, and what was left out as their duplicate, but for what was prepared again."""
+    columns = [*KNOWN, "shard", "duplicate_of", *KINDS]
+    rows = [row for tar in shards.committed_shards(folder) for row in _read(shards.record_of(tar), columns)]
+    if (index := folder / "index.parquet").exists():
+        rows += [row for row in _read(index, columns, pc.field("code") == "duplicate") if row["duplicate_of"]]
+    return _in_order((row for row in rows if row["source_id"] not in again), position, -1)
+
+
+def _read(file: Path, columns: Sequence[str], only: pc.Expression | None = None) -> list[Row]:
+    """Some columns of a table; those that it lacks, since there were none when it was written, are empty."""
+    there = set(pq.read_schema(file).names)
+    rows = pq.read_table(file, columns=[name for name in columns if name in there], filters=only).to_pylist()
+    missing = dict.fromkeys(name for name in columns if name not in there)
+    return [row | missing for row in rows] if missing else rows
+
+
+def _in_order(rows: Iterable[Row], position: Mapping[str, int], unknown: int) -> list[Row]:
+    return sorted(rows, key=lambda row: (position.get(row["source_id"], unknown), row["source_id"]))
+
+
+def _reject_collisions(rows: Iterable[Row], taken: set[str]) -> None:
+    """Reject clips whose key another has: keys hold 32 bits of the source's identity, enough but for chance."""
+    for row in rows:
+        if row["status"] == "kept" and row["key"] in taken:
+            _reject(row, "key-collision", f"another clip has the key {row['key']}", key=None)
+        elif row["status"] == "kept":
+            taken.add(row["key"])
+
+
+def _reject_excluded(rows: Iterable[Row], excluded: Excluded) -> None:
+    """Reject clips of which another set holds the same file, sound or picture."""
+    kept = [row for row in rows if row["status"] == "kept"]
+    for row, why in zip(kept, excluded.by_contents(kept), strict=True):
+        if why is not None:
+            _reject(row, "excluded", why, key=None)
+
+
+def _mark_duplicate(row: Row, duplicate: Duplicate | None) -> None:
+    if duplicate is None:
+        return
+    row["duplicate_of"] = duplicate.of
+    if duplicate.dropped:
+        _reject(row, "duplicate", duplicate.detail)
+    else:
+        row["flagged"] = [*(row["flagged"] or ()), "duplicate"]
+
+
+def _reject(row: Row, code: str, detail: str, **changes: Any) -> None:
+    row |= {"status": "rejected", "code": code, "detail": detail, **changes}
+
+
+def _candidate(row: Row) -> Candidate:
+    """What stands has lost all names but that of its group; those that its identity tells are given back to it."""
+    video = video_of(row["source_id"])
+    names = row.get("groups") or [row["source_group"], video, source_group(video)]
+    return Candidate(
+        key=row["key"],
+        sha256=row["sha256"],
+        groups=tuple(name for name in names if name),
+        label=row["label"],
+        split=row["split"],
+    )
+
+
+def _num_shards(names: Iterable[str]) -> dict[str, int]:
+    numbers: dict[str, int] = {}
+    for name in names:
+        split, number = Path(name).stem.rsplit("-", 1)
+        numbers[split] = max(numbers.get(split, 0), int(number) + 1)
+    return numbers
+
+
+def _write(target: Path, parts: Sequence[Path], rows: Iterable[Row]) -> None:
+    """Copy the candidates' rows out of their parts, with what the plan says of each."""
+    told = {row["at"]: row for row in rows}
+    schema = PLANNED.with_metadata({"schema_version": str(SCHEMA_VERSION)})
+    with publishing(target) as scratch, pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
+        some: list[Row] = []
+        for part in parts:
+            for number, row in enumerate(shards.read_rows(part)):
+                if (news := told.get((part, number))) is not None:
+                    some.append({name: news.get(name, row.get(name)) for name in PLANNED.names})
+            if len(some) >= ROWS_AT_ONCE or part == parts[-1]:
+                writer.write_table(pa.Table.from_pylist(some, schema=schema))
+                some = []
