@@ -111,7 +111,8 @@ def find(
     exact = {_span(row): row["key"] for row in reversed(standing) if row["status"] == "kept"}
     if mode == "off":
         for row in new:
-            _is_copy(row, exact, found)
+            if not _is_copy(row, exact, found):
+                exact[_span(row)] = row["key"]
         return found
     rows = [*standing, *new]
     homes = [row["split"] if official else None for row in rows]
@@ -132,6 +133,7 @@ def find(
         for name in _timelines(row):
             timelines[name].append(i)
         if _is_copy(row, exact, found):
+            _link(row["key"], exact[_span(row)], joined, found)
             leads.append(False)
             continue
         twins = {}

@@ -17,11 +17,16 @@ from pipeline import shards
 from pipeline.build import Build, prepare_batch
 from pipeline.errors import UserError
 from pipeline.exclude import Excluded
+from pipeline.filters.judge import Filters
+from pipeline.fingerprint import PICTURE, SOUND, to_bytes
 from pipeline.prepare import Recipe, prepare
-from pipeline.schema import EMOTIONS, MEMBERS, Manifest, SchemaError, decode
-from pipeline.sources import list_sources
+from pipeline.schema import EMOTIONS, MEMBERS, Manifest, Sample, SchemaError, decode, sample_key
+from pipeline.sources import Source, list_sources
 from pipeline.storage import publishing, single_writer
 from tests.conftest import run_ffmpeg
+from tests.pipeline.standing import arrays
+from tests.pipeline.test_duplicates import heard
+from tests.pipeline.test_fingerprint import RATE_HZ, melody
 
 
 def request(out: Path, folder: Path, *, labelled: str | None = "mved", **changes) -> Build:
@@ -240,6 +245,188 @@ def test_what_another_set_holds_is_left_out_and_told_whether_it_is_the_file_or_t
     assert rows["again.mkv"]["detail"].startswith("picture as in mved: ")
     assert rows["again.mkv"]["key"] is None
     assert rows["new.mp4"]["status"] == "kept"
+
+
+# --- the same song or video again ------------------------------------------------------------------------------------
+
+
+def song(name: str, sound: str, start_s: float, *, number: int = 0, split: str | None = None) -> tuple[Source, Sample]:
+    """A candidate that nobody has to decode, which plays a recording from there on."""
+    source = Source(
+        source_id=name if number == 0 else f"{name} (clip {number + 1})",
+        link=name,
+        title=name,
+        label="Sad",
+        split=split,
+        groups=(name,),
+        video_id=name,
+        number=number,
+    )
+    known = {"source_id": source.source_id, "link": name, "title": name, "start_s": start_s, "duration_s": 200.0}
+    key = sample_key(title=name, source_id=source.source_id, start_ms=round(start_s * 1000))
+    prints = {"sound_print": to_bytes(heard(SOUND, sound, start_s)), "picture_print": to_bytes(heard(PICTURE, key, 0))}
+    meta = known | {"sha256": hashlib.sha256(key.encode()).hexdigest(), "flagged": ["tone"]}
+    return source, Sample(key=key, arrays=arrays(key, "audio"), label=None, meta=meta, index_only=prints)
+
+
+def songs() -> list[tuple[Source, Sample]]:
+    """Seven clips; d is b again, g is f, and e shares ten seconds with f."""
+    named = {"b": "one", "c": "two", "d": "one", "e": "three", "f": "three", "g": "three", "h": "four"}
+    starts = {"d": 5, "f": 20, "g": 22}
+    return [song(f"site:{name}", what, starts.get(name, 0)) for name, what in named.items()]
+
+
+def requested(out: Path, clips: list[tuple[Source, Sample]], mode: str, split_rule: str | None) -> Build:
+    return Build.request(
+        out=out,
+        sources=[source for source, _ in clips],
+        recipe=Recipe(modality="audio"),
+        seed=0,
+        labelled="labels.csv",
+        split_rule=split_rule,
+        samples_per_shard=2,
+        filters=Filters(mode=mode),
+    )
+
+
+def run_prepared(
+    out: Path, clips: list[tuple[Source, Sample]], *, mode: str, split_rule: str = "grouped", batch: int = 3
+) -> dict[str, dict]:
+    """What the flow does, of clips that are prepared; rows of the index by source."""
+    build = requested(out, clips, mode, split_rule)
+    build.begin()
+    sample_of = {source.source_id: sample for source, sample in clips}
+    pending = build.pending()
+    for first in range(0, len(pending), batch):
+        some = pending[first : first + batch]
+        made = [shards.prepared(source, sample_of[source.source_id]) for source in some]
+        shards.write_part(build.work, some, made)
+    build.make_plan()
+    for rows in build.shards_to_pack():
+        build.pack(rows)
+    build.finish()
+    return {row["source_id"]: row for row in pq.read_table(out / "index.parquet").to_pylist()}
+
+
+def test_the_same_song_again_is_dropped_and_the_index_tells_of_which_and_how_much(tmp_path):
+    rows = run_prepared(tmp_path / "set", songs(), mode="drop")
+    assert {name: row["code"] for name, row in rows.items() if row["status"] != "kept"} == {
+        "site:d": "duplicate",
+        "site:g": "duplicate",
+    }
+    assert rows["site:d"]["duplicate_of"] == rows["site:b"]["key"]
+    assert rows["site:d"]["detail"] == f"shares 25.0 s of its sound with {rows['site:b']['key']}"
+    assert rows["site:g"]["duplicate_of"] == rows["site:f"]["key"]
+    assert rows["site:e"]["source_group"] == rows["site:f"]["source_group"] == "site:e"
+    assert {rows[f"site:{name}"]["flagged"] == ["tone"] for name in "bcefh"} == {True}
+    manifest = Manifest.from_json((tmp_path / "set/dataset.json").read_text())
+    assert manifest.counts["by_code"] == {"duplicate": 2}
+
+
+def test_where_clips_are_scored_the_same_song_again_is_marked_and_stands_in_the_same_split(tmp_path):
+    rows = run_prepared(tmp_path / "set", songs(), mode="score")
+    assert {row["status"] for row in rows.values()} == {"kept"}
+    marked = {name: row["duplicate_of"] for name, row in rows.items() if row["duplicate_of"]}
+    assert marked == {"site:d": rows["site:b"]["key"], "site:g": rows["site:f"]["key"]}
+    assert [name for name, row in sorted(rows.items()) if "duplicate" in row["flagged"]] == ["site:d", "site:g"]
+    assert rows["site:d"]["flagged"] == ["tone", "duplicate"]
+    assert len({rows[f"site:{name}"]["split"] for name in "bd"}) == 1
+    assert len({rows[f"site:{name}"]["split"] for name in "efg"}) == 1
+    assert {row["source_group"] for row in rows.values()} == {"site:b", "site:c", "site:e", "site:h"}
+
+
+def test_where_nothing_is_asked_the_same_song_again_stands(tmp_path):
+    rows = run_prepared(tmp_path / "set", songs(), mode="off")
+    assert {(row["status"], row["duplicate_of"]) for row in rows.values()} == {("kept", None)}
+    assert len({row["source_group"] for row in rows.values()}) == 7
+
+
+@pytest.mark.parametrize("mode", ["drop", "score"])
+def test_a_pair_across_official_splits_stays_and_can_be_counted(tmp_path, mode):
+    clips = [song("site:a", "one", 0, split="train"), song("site:b", "one", 1, split="test")]
+    rows = run_prepared(tmp_path / "set", clips, mode=mode, split_rule="official")
+    assert [(row["split"], row["duplicate_of"]) for _, row in sorted(rows.items())] == [
+        ("train", None),
+        ("test", rows["site:a"]["key"]),
+    ]
+
+
+@pytest.mark.parametrize("mode", ["drop", "score"])
+def test_songs_that_come_later_are_compared_to_those_that_stand(tmp_path, mode):
+    clips = songs()
+    whole = run_prepared(tmp_path / "whole", clips, mode=mode)
+    run_prepared(tmp_path / "set", clips[:3], mode=mode)
+    before = fingerprint(tmp_path / "set")
+    rows = run_prepared(tmp_path / "set", clips, mode=mode)
+    after = fingerprint(tmp_path / "set")
+    assert all(after[name] == digest for name, digest in before.items() if name.startswith(("train-", "val-", "test-")))
+    told = ("status", "code", "detail", "duplicate_of", "flagged", "source_group")
+    assert {n: [row[k] for k in told] for n, row in rows.items()} == {
+        n: [row[k] for k in told] for n, row in whole.items()
+    }
+
+
+def test_a_video_that_was_joined_to_another_keeps_its_name_for_its_later_clips(tmp_path):
+    """A commit record holds the group's name alone; the others are told by the clip's identity."""
+    clips = [song("site:a", "one", 0), song("site:b", "one", 20), song("site:b", "two", 90, number=1)]
+    run_prepared(tmp_path / "set", clips[:2], mode="drop")
+    rows = run_prepared(tmp_path / "set", clips, mode="drop")
+    assert {row["source_group"] for row in rows.values()} == {"site:a"}
+    assert len({row["split"] for row in rows.values()}) == 1
+
+
+def test_a_set_with_the_same_songs_again_does_not_depend_on_batches_and_survives_a_kill_at_any_file(
+    tmp_path, monkeypatch
+):
+    clips = songs()
+    run_prepared(tmp_path / "set", clips, mode="score")
+    whole = fingerprint(tmp_path / "set")
+    run_prepared(tmp_path / "by one", clips, mode="score", batch=1)
+    assert fingerprint(tmp_path / "by one") == whole
+    real_replace = Path.replace
+    num_kills = 0
+    for n in itertools.count():
+        out = tmp_path / f"killed-{n}"
+        left = itertools.count(n, -1)
+
+        def replace(self: Path, target: Path, left=left) -> Path:
+            if next(left) == 0:
+                raise Killed
+            return real_replace(self, target)
+
+        try:
+            with monkeypatch.context() as dying:
+                dying.setattr(Path, "replace", replace)
+                run_prepared(out, clips, mode="score")
+        except Killed:
+            num_kills += 1
+            run_prepared(out, clips, mode="score")
+        else:
+            break
+        assert fingerprint(out) == whole, n
+    assert num_kills >= 10
+
+
+def test_a_video_coded_anew_and_mirrored_is_found_and_one_with_another_song_shares_its_picture_alone(tmp_path):
+    media = tmp_path / "media"
+    media.mkdir()
+    for name, seed in (("tune", 1), ("other", 2)):
+        melody(seed).astype("<f4").tofile(tmp_path / name)
+    raw = ("-f", "f32le", "-ar", str(RATE_HZ), "-ac", "1", "-i")
+    picture = "mandelbrot=size=160x90:rate=15:end_scale=0.01:end_pts=300,hue=h=40*t"
+    film = ("-f", "lavfi", "-t", "30", "-i", picture, *raw, str(tmp_path / "tune"))
+    run_ffmpeg(*film, "-c:v", "mpeg4", "-q:v", "3", "-c:a", "pcm_s16le", str(media / "a.mkv"))
+    again = ("-vf", "hflip,scale=128:72", "-c:v", "mpeg4", "-q:v", "9", "-c:a", "libmp3lame", "-b:a", "64k")
+    run_ffmpeg("-i", str(media / "a.mkv"), *again, str(media / "b.mkv"))
+    new_sound = ("-i", str(media / "a.mkv"), *raw, str(tmp_path / "other"), "-map", "0:v", "-map", "1:a")
+    run_ffmpeg(*new_sound, "-c:v", "copy", "-c:a", "pcm_s16le", str(media / "c.mkv"))
+    build = request(tmp_path / "set", media, labelled=None, filters=Filters(mode="score"))
+    build.begin()
+    prepare_batch(build.work, build.pending(), build.recipe, 0, build.filters)
+    build.make_plan()
+    rows = {row["source_id"]: row for row in build.plan_rows()}
+    assert [rows[f"{name}.mkv"]["duplicate_of"] for name in "abc"] == [None, *[rows["a.mkv"]["key"]] * 2]
+    assert {row["source_group"] for row in rows.values()} == {"a.mkv"}
 
 
 def test_our_own_error_fails_that_clip_alone_and_it_is_tried_again(built, videos, tmp_path, monkeypatch):
