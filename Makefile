@@ -35,7 +35,7 @@ check: venv ## lint, format, types, imports; all are run, and it fails if one do
 	if [ -n "$$failed" ]; then echo "check: failed:$$failed" >&2; exit 1; fi
 
 bench: venv ## benchmarks (MEDIA=folder of music videos or music); results go to benchmarks/results
-	@if [ -n "$(MEDIA)" ]; then $(PY) -m benchmarks.denoise "$(MEDIA)"; \
+	@if [ -n "$(MEDIA)" ]; then $(PY) -m benchmarks.denoise --music "$(MEDIA)"; \
 	else echo "bench: give a folder of music videos: make bench MEDIA=folder"; fi
 
 venv:

@@ -101,7 +101,7 @@ def build_shards(
         seed: Of the 30-s spans, the grouped split and the shuffle.
         samples_per_shard: At most so many clips in a tar; one takes about 5 MB.
         workers: Worker processes; one a core by default.
-        denoise: Denoise clips whose noise floor is high; docs/denoise.md shows what that does.
+        denoise: Take steady hiss and hum where they are found; docs/denoise.md shows what that does.
         filters: `drop` what is no music video, `score` it and keep it, or do not ask (`off`). By default a set without
             labels drops, and one with labels, whose clips people chose, is scored.
         thresholds: Other thresholds of the filters by name, such as speech 0.4; docs/filters.md lists them.

@@ -136,6 +136,8 @@ class Build:
         earlier = {"recipe": manifest.recipe, **manifest.settings} if manifest else {}
         if self._request_file.exists():
             earlier |= json.loads(self._request_file.read_text())
+        if earlier:
+            earlier.setdefault("filters", OFF.to_dict())  # a set from before there were any
         for name, ours in self._request().items():
             if name == "origin" and name in earlier and earlier[name] != ours:
                 raise UserError(
@@ -143,8 +145,9 @@ class Build:
                     f"choose another --out (or, if the same folder was moved, remove {self._request_file})"
                 )
             if name in earlier and earlier[name] != ours:
+                was, now = _differing(earlier[name], ours)
                 raise UserError(
-                    f"{self.out} was begun with {name} {json.dumps(earlier.get(name))}, not with {json.dumps(ours)}; "
+                    f"{self.out} was begun with {name} {json.dumps(was)}, not with {json.dumps(now)}; "
                     "choose another --out, or ask for the same"
                 )
 
@@ -320,6 +323,16 @@ def failed(source: Source, detail: str) -> Rejected:
     """Outcome of a candidate on which our own code broke."""
     known = {"source_id": source.source_id, "link": source.link, "title": source.title}
     return Rejected(code="internal", detail=detail, meta=known)
+
+
+def _differing(was: Any, now: Any) -> tuple[Any, Any]:
+    """What of two settings differs: of tables, the fields that do."""
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return was, now
+    pairs = {
+        name: _differing(was.get(name), now.get(name)) for name in {**was, **now} if was.get(name) != now.get(name)
+    }
+    return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
 
 
 def _unless_excluded(source: Source, excluded: Excluded) -> Source:

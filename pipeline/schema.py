@@ -279,7 +279,7 @@ INDEX = pa.schema(
         ("fps", pa.float64()),
         ("width_px", pa.int32()),
         ("height_px", pa.int32()),
-        ("snr_db", pa.float64()),  # estimated, of the sound before denoising
+        ("snr_db", pa.float64()),  # of steady hiss or hum before denoising; null where none is found
         ("denoised", pa.bool_()),
         ("flagged", pa.list_(pa.string())),  # codes of the filters that would drop it; see pipeline/filters
         *SCORES.items(),

@@ -64,8 +64,13 @@ def main() -> int:
         clips = list(judged_again(asked.folder, asked.thresholds))
         if not clips:
             raise UserError(f"{asked.folder} holds no score; build it again, with --filters score or drop")
-    except (UserError, SchemaError, OSError, pa.ArrowInvalid) as error:
+    except (UserError, SchemaError, OSError) as error:
         print(f"filters: {error}", file=sys.stderr)
+        return 2
+    except (pa.ArrowException, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        mend = f"python -m pipeline.verify {asked.folder} tells more"
+        print(f"filters: index.parquet or dataset.json is damaged ({reason}); {mend}", file=sys.stderr)
         return 2
     changes = {name: value for name, value in asdict(asked.thresholds).items() if value != getattr(own, name)}
     for line in told(clips, manifest, changes, show=asked.show):

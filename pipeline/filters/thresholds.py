@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from pipeline.errors import UserError
+
+NO_SHARES = ("loudness", "motion")  # in dB and in grey levels; the others are shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,14 @@ class Thresholds:
     """Smallest share of time in which more moves than a zoom, pan or fade of a still."""
     black: float = 0.5
     """Largest share of black."""
+
+    def __post_init__(self) -> None:
+        """Refuse what could drop everything or nothing by a slip: NaN, or per cent for a share."""
+        for name, value in vars(self).items():
+            if not math.isfinite(value):
+                raise UserError(f"--thresholds {name} {value}: give a number")
+            if name not in NO_SHARES and not 0 <= value <= 1:
+                raise UserError(f"--thresholds {name} {value:g}: give a share, from 0 to 1")
 
     @classmethod
     def of(cls, changes: dict[str, float]) -> Thresholds:

@@ -163,7 +163,7 @@ def test_another_recipe_is_built_from_the_clips_that_are_there(crawled, site, tm
     folder, words, _, _ = crawled
     asked = len(site.requests)
     words = [str(tmp_path / "set") if word == str(folder / "set") else word for word in words]
-    code, text, err = finish(*words, "--denoise", "--limit", "2", **site.environment)
+    code, text, err = finish(*words, "--no-denoise", "--limit", "2", **site.environment)
     assert (code, text) == (0, "2 kept, 0 rejected, 0 failed\n"), err
     assert len(site.requests) == asked
 

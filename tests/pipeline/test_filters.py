@@ -178,9 +178,9 @@ def test_a_set_is_judged_by_its_own_thresholds_where_none_is_given(media, tmp_pa
 
 
 def test_clips_that_would_come_in_or_go_are_named_with_the_reason(dropped):
-    done = _command(dropped, "--motion", 0, "--moved", 0, "--black", 1, "--music", 1.5)
+    done = _command(dropped, "--motion", 0, "--moved", 0, "--black", 1, "--loudness", 0)
     assert "2 would go" in done.stdout
-    assert any("song.mp4" in line and "music" in line for line in done.stdout.splitlines())
+    assert any("song.mp4" in line and "loudness" in line for line in done.stdout.splitlines())
     done = _command(dropped, "--motion", 0, "--moved", 0, "--black", 1, "--show", 1)
     assert "2 would come in" in done.stdout
     assert "and 1 more (--show)" in done.stdout
@@ -224,6 +224,14 @@ def test_an_unknown_threshold_is_named_with_those_that_there_are():
 
     with pytest.raises(UserError, match="--thresholds talk: no such threshold; known are speech"):
         Thresholds.of({"talk": 0.5})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 40.0, -0.1])
+def test_a_threshold_that_is_no_share_is_refused(value):
+    from pipeline.errors import UserError
+
+    with pytest.raises(UserError, match="--thresholds speech .*: give a"):
+        Thresholds.of({"speech": value})
 
 
 def test_every_code_of_a_filter_is_known_and_what_is_not_scored_is_held_against_nobody():

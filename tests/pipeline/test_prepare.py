@@ -116,7 +116,7 @@ def test_the_last_frame_is_held():
 
 
 def test_recipes_differ_in_hash():
-    recipes = [Recipe(), Recipe(modality="audio"), Recipe(phase="angle"), Recipe(denoise=True)]
+    recipes = [Recipe(), Recipe(modality="audio"), Recipe(phase="angle"), Recipe(denoise=False)]
     assert len({recipe.hash for recipe in recipes}) == len(recipes)
 
 
