@@ -214,8 +214,8 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """A line a kind: how many were dropped, with 95% intervals (Wilson) for the half that no threshold was set on."""
     yield "| clips | wanted | dropped, all | dropped, half B | 95% interval | by code |"
     yield "|---|---|---|---|---|---|"
-    for kind, group in itertools.groupby(rows, key=lambda row: row["kind"]):
-        yield line(kind, list(group))
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        yield line(kind, [row for row in rows if row["kind"] == kind])
     for wanted in ("keep", "drop", "border"):
         yield line(f"**all to {wanted}**", [row for row in rows if row["wanted"] == wanted])
 
@@ -259,7 +259,7 @@ def jobs_of(asked: Asked) -> list[Job]:
     return [
         *real(asked.videos, "music videos", "both"),
         *real(asked.music, "music", "audio"),
-        *sorted(talking(asked.speech, songs, count=asked.count), key=lambda job: len(job.kind)),
+        *talking(asked.speech, songs, count=asked.count),
         *unmoved(chosen),
         *unheard(chosen[: max(1, len(chosen) // 4)]),
     ]

@@ -230,7 +230,7 @@ def test_an_unknown_threshold_is_named_with_those_that_there_are():
 def test_a_threshold_that_is_no_share_is_refused(value):
     from pipeline.errors import UserError
 
-    with pytest.raises(UserError, match="--thresholds speech .*: give a"):
+    with pytest.raises(UserError, match=r"--thresholds speech .*: give a"):
         Thresholds.of({"speech": value})
 
 
