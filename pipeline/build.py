@@ -163,7 +163,7 @@ class Build:
         """Write the request down, so that a build that is stopped goes on as it began; clear what a killed one left."""
         journal.finish_interrupted(self.out)
         self.check_against_earlier()
-        for leftover in [*self.out.glob(".*.tmp"), *self.work.glob(".*.tmp")]:
+        for leftover in [*self.out.glob(".*.tmp"), *self.out.glob(".*.purge"), *self.work.glob(".*.tmp")]:
             leftover.unlink()
         publish_text(self._request_file, json.dumps(self._request(), indent=2) + "\n")
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import dataset, shards
@@ -59,7 +60,12 @@ def file_of(folder: Path) -> Path:
 
 
 def begin(folder: Path, purge: Purge) -> None:
-    """Write the journal: from here on the purge will be done, whatever ends this process."""
+    """Write the journal: from here on the purge will be done, whatever ends this process.
+
+    There is none yet, so whatever was staged is another purge's, and would bring back what this one takes down.
+    """
+    for leftover in folder.glob(".*.purge"):
+        leftover.unlink()
     publish_text(file_of(folder), json.dumps(asdict(purge)) + "\n")
 
 
@@ -108,16 +114,28 @@ def _rewrite(tar: Path, keys: frozenset[str]) -> None:
     """Put a shard without these samples in its place; no reader meets a tar beside another's record."""
     record = shards.record_of(tar)
     new_tar, new_record = (file.with_name(f".{file.name}.purge") for file in (tar, record))
-    if not new_record.exists():  # it is written last: with it, both are whole
+    if record.exists():  # where it is gone, what is staged is being put in its place
         rows = shards.read_rows(record)
         left = [without_keys(row, keys) for row in rows if row["key"] not in keys]
-        if left == rows:
-            return
-        _stage(tar, left, new_tar, new_record, unchanged=len(left) == len(rows))
+        if not _is_staged(new_record, left):  # it is written last: with it, both are whole
+            for other in (new_record, new_tar):
+                other.unlink(missing_ok=True)
+            if left == rows:
+                return
+            _stage(tar, left, new_tar, new_record, unchanged=len(left) == len(rows))
     if new_tar.exists():
         record.unlink(missing_ok=True)
         new_tar.replace(tar)
     new_record.replace(record)
+
+
+def _is_staged(new_record: Path, left: list[Row]) -> bool:
+    try:
+        return new_record.exists() and [row["key"] for row in shards.read_rows(new_record)] == [
+            row["key"] for row in left
+        ]
+    except (pa.ArrowException, OSError, ValueError, KeyError):  # none of this program's
+        return False
 
 
 def _stage(tar: Path, left: list[Row], new_tar: Path, new_record: Path, *, unchanged: bool) -> None:
@@ -137,12 +155,16 @@ def _stage(tar: Path, left: list[Row], new_tar: Path, new_record: Path, *, uncha
 def _publish(folder: Path, purge: Purge, keys: frozenset[str]) -> None:
     manifest = shards.read_manifest(folder)
     assert manifest is not None  # looked for before the purge began
+    kept = dataset.kept_rows(folder)
+    if held := [row for row in kept if row["key"] in keys]:
+        told = f"{folder / str(held[0]['shard'])} still holds {held[0]['key']}"
+        raise UserError(f"{told}; the purge is not finished: bring a sound copy of tar and record, then purge again")
     gone = {row["source_id"] for row in purge.rows}
     left_out = [without_keys(row, keys) for row in dataset.left_out_rows(folder) if row["source_id"] not in gone]
     end = {"status": "rejected", "code": PURGED, "detail": purge.detail}
     dataset.publish(
         folder,
-        [*left_out, *(row | end for row in purge.rows), *dataset.kept_rows(folder)],
+        [*left_out, *(row | end for row in purge.rows), *kept],
         labels=manifest.labels,
         recipe=manifest.recipe,
         recipe_hash=manifest.recipe_hash,

@@ -566,6 +566,43 @@ def test_no_room_for_a_shard_is_told_before_anything_is_touched(labelled, tmp_pa
     assert fingerprint(folder) == before
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["no journal", "a journal"])
+def test_what_another_purge_staged_brings_no_clip_back(labelled, tmp_path, take_down, monkeypatch, begun):
+    folder = copy(labelled, tmp_path / "set")
+    one, other = (row["key"] for row in shards.read_rows(folder / "train-000000.parquet"))
+    stale = copy(labelled, tmp_path / "stale")
+    take_down(stale, other)
+
+    def leave() -> None:
+        for name in ("train-000000.tar", "train-000000.parquet"):
+            (folder / f".{name}.purge").write_bytes((stale / name).read_bytes())
+
+    if begun:
+        real = journal.begin
+        monkeypatch.setattr(journal, "begin", lambda *words: (real(*words), leave()))
+    else:
+        leave()
+    assert take_down(folder, one)[0] == 0
+    assert [row["key"] for row in shards.read_rows(folder / "train-000000.parquet")] == [other]
+    assert sound(folder)
+
+
+def test_a_purge_that_leaves_a_clip_in_the_set_is_not_finished(labelled, tmp_path, take_down, monkeypatch):
+    folder = copy(labelled, tmp_path / "set")
+    with monkeypatch.context() as broken:
+        broken.setattr(journal, "_rewrite", lambda *_: None)
+        code, _, err = take_down(folder, first_of(folder, "train-000000.tar")["key"])
+    assert (code, "still holds" in err, journal.file_of(folder).exists()) == (2, True, True)
+    assert verify.main([str(folder)]) == 0
+
+
+def test_a_build_clears_what_a_purge_staged(labelled, tmp_path):
+    folder = copy(labelled, tmp_path / "set")
+    (folder / ".train-000000.tar.purge").write_bytes(b"x")
+    request(folder, LABELLED).begin()
+    assert not list(folder.glob(".*.purge"))
+
+
 # --- the crawl's store ----------------------------------------------------------------------------------------------
 
 
