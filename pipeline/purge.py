@@ -4,10 +4,10 @@
     python -m pipeline.purge shards/unlabeled --ids list.txt --reason "asked for by the uploader"
 
 The list has a line for each: a link, an identity such as youtube:dQw4w9WgXcQ or a file's path in its source, the key
-of one clip, or group:NAME for all of a source group; lines that begin with # are comments. Only the shards that hold
-such a clip are rewritten. Killed anywhere, the purge is finished when the set is next verified, purged or built. Exit
-code 0: done; 2: a mistake, such as an id that matches nothing, and nothing was changed. docs/upkeep.md tells what is
-left.
+of one clip, or group:NAME for all of a source group; lines that begin with # and a space are comments. Only the shards
+that hold such a clip are rewritten. Killed anywhere, the purge is finished when the set is next verified, purged or
+built. Exit code 0: done; 2: a mistake, such as an id that matches nothing, and nothing was changed. docs/upkeep.md
+tells what is left.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.journal import Purge
 from pipeline.schema import Manifest, SchemaError
 from pipeline.storage import free_bytes, single_writer
 from pipeline.store import Store, open_store
-from pipeline.takedown import PURGED, Named, video_of
+from pipeline.takedown import PURGED, Named, named_keys, video_of
 from pipeline.tars import Hashed, TarError, read_samples
 from pipeline.text import clean_text
 
@@ -96,7 +96,7 @@ def read_ids(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--ids {file} cannot be read: {getattr(error, 'strerror', None) or 'no text'}") from error
     ids = dict.fromkeys(line.strip() for line in lines)
-    ids = dict.fromkeys(line for line in ids if line and not line.startswith("#"))
+    ids = dict.fromkeys(line for line in ids if line and line.split()[0] != "#")  # a file may be #hashtag.mp4
     if not ids:
         raise UserError(f"--ids {file} names nothing; give a line for each link, identity or key")
     return list(ids)
@@ -230,8 +230,12 @@ def _told_by_id(named: Named) -> Iterator[str]:
 
 
 def _told_of_alike(rows: Sequence[Row], todo: Purge) -> Iterator[str]:
-    keys = set(todo.keys)
+    keys, gone = set(todo.keys), {row["source_id"] for row in todo.rows}
+    standing = {row["key"] for row in rows if row["status"] == "kept"} - keys
     for row in rows:
+        if row["source_id"] in gone and row["code"] == "duplicate":
+            for key in sorted(standing & named_keys(row)):
+                yield f"{row['source_id']} shows or plays the same as {key}, which stays; name it if it is to go"
         if row["status"] == "kept" and row.get("duplicate_of") in keys and row["key"] not in keys:
             told = f"it shows or plays the same as {row['duplicate_of']}"
             yield f"{row['key']} stays, though {told}; name it if it is to go"

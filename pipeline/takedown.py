@@ -48,6 +48,11 @@ def names_of_id(line: str) -> set[str]:
     return {line, *(_identities(line) if "://" in line else ())}
 
 
+def named_keys(row: Mapping[str, Any]) -> set[str]:
+    """Keys of the clips that a duplicate's row names as the same."""
+    return set(filter(None, (row.get("duplicate_of"), *_KEY.findall(row["detail"] or ""))))
+
+
 def without_keys(row: Mapping[str, Any], keys: frozenset[str]) -> Row:
     """A row that names none of these keys: a key tells a title."""
     cleaned = dict(row)
@@ -106,7 +111,7 @@ class Named:
         going = {row["source_id"]: row for found in self.rows.values() for row in found if row["code"] != PURGED}
         keys = {row["key"] for row in going.values() if row["key"]}
         for row in rows:
-            if row["code"] == "duplicate" and keys & {row.get("duplicate_of"), *_KEY.findall(row["detail"] or "")}:
+            if row["code"] == "duplicate" and keys & named_keys(row):
                 going[row["source_id"]] = row
         return [going[source_id] for source_id in sorted(going)]
 

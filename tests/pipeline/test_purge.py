@@ -224,6 +224,22 @@ def test_what_repeats_a_purged_clip_goes_if_it_was_left_out_and_is_told_if_it_wa
     assert sound(folder)
 
 
+def test_the_kept_clip_of_which_a_named_candidate_is_a_duplicate_is_told(crawled, tmp_path, take_down):
+    folder = copy(crawled, tmp_path / "set")
+    key = rows_of(folder)["youtube:abcdefghij1"]["key"]
+    code, _, err = take_down(folder, "youtube:abcdefghij6")
+    assert code == 0
+    told = f"youtube:abcdefghij6 shows or plays the same as {key}, which stays; name it if it is to go"
+    assert told in err.splitlines()
+    assert rows_of(folder)["youtube:abcdefghij1"]["status"] == "kept"
+
+
+def test_a_line_that_begins_with_a_hash_and_no_space_is_a_name(tmp_path, take_down):
+    build(tmp_path / "set", [Clip(name=name, label=None) for name in ("#hashtag.mp4", "other.mp4")])
+    assert take_down(tmp_path / "set", "#", "# a comment", "#hashtag.mp4")[0] == 0
+    assert {name for name, row in rows_of(tmp_path / "set").items() if row["code"] == "purged"} == {"#hashtag.mp4"}
+
+
 def test_a_title_in_another_s_reason_is_taken_out(crawled, tmp_path, take_down):
     folder = copy(crawled, tmp_path / "set")
     key = rows_of(folder)["youtube:abcdefghij2"]["key"]
