@@ -84,12 +84,30 @@ def finish_interrupted(folder: Path) -> bool:
         return False
     try:
         purge = Purge(**json.loads(file.read_text(encoding="utf-8")))
+        _check_types(purge)
         if not all(map(shards.TAR_NAME.fullmatch, [*purge.rewritten, *purge.emptied])):
             raise ValueError("it names what is no shard")  # a set may come from anywhere, and names lead anywhere
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is no journal of a purge ({error}); remove it if you did not begin one") from error
     carry_out(folder, purge)
     return True
+
+
+def _check_types(purge: Purge) -> None:
+    """Raise ``TypeError`` where a field has another type: half of a purge must not be done."""
+    texts = [purge.when, *purge.keys, *purge.splits, *purge.rewritten.values(), *purge.emptied.values()]
+    texts += [row["source_id"] for row in purge.rows if isinstance(row, dict) and "source_id" in row]
+    words = [purge.reason, *(row.get(name) for row in purge.rows for name in ("link", "source_group"))]
+    sound = [
+        all(isinstance(held, list) for held in (purge.rows, purge.keys)),
+        all(isinstance(held, dict) for held in (purge.splits, purge.rewritten, purge.emptied)),
+        all(isinstance(row, dict) and "source_id" in row for row in purge.rows),
+        all(isinstance(text, str) for text in texts),
+        all(word is None or isinstance(word, str) for word in words),
+        all(isinstance(count, int) for count in purge.splits.values()),
+    ]
+    if not all(sound):
+        raise TypeError("a field has another type than it should")
 
 
 def carry_out(folder: Path, purge: Purge, *, told: Callable[[str], None] = lambda _: None) -> None:
@@ -154,7 +172,8 @@ def _stage(tar: Path, left: list[Row], new_tar: Path, new_record: Path, *, uncha
 
 def _publish(folder: Path, purge: Purge, keys: frozenset[str]) -> None:
     manifest = shards.read_manifest(folder)
-    assert manifest is not None  # looked for before the purge began
+    if manifest is None:
+        raise UserError(f"{folder} holds no dataset.json, and a purge of it is not finished; bring a copy, then go on")
     kept = dataset.kept_rows(folder)
     if held := [row for row in kept if row["key"] in keys]:
         told = f"{folder / str(held[0]['shard'])} still holds {held[0]['key']}"

@@ -24,6 +24,7 @@ import tyro
 from tqdm import tqdm
 
 from pipeline import dataset, journal, shards
+from pipeline.damage import reading
 from pipeline.errors import DISK_ERRNOS, UserError
 from pipeline.journal import Purge
 from pipeline.schema import Manifest, SchemaError
@@ -32,6 +33,8 @@ from pipeline.store import Store, open_store
 from pipeline.takedown import PURGED, Named, named_keys, video_of
 from pipeline.tars import Hashed, TarError, read_samples
 from pipeline.text import clean_text
+from pipeline.verify_index import read_manifest
+from pipeline.verify_shard import NotAsPromisedError
 
 Row = dict[str, Any]
 
@@ -66,11 +69,15 @@ def purge(
         if journal.finish_interrupted(folder):
             print("a purge was stopped before its end; it is finished now", file=sys.stderr)
         _refuse_unfinished(folder)
-        rows = dataset.kept_rows(folder) + dataset.left_out_rows(folder)
+        with reading(folder):
+            rows = dataset.kept_rows(folder) + dataset.left_out_rows(folder)
         with _opened(store, rows) as crawl_store:
-            named = Named.of(lines, rows, crawl_store.known_as() if crawl_store else {})
+            known_as = crawl_store.known_as() if crawl_store else {}
+            with reading(folder):
+                named = Named.of(lines, rows, known_as)
             _name_missing(named, ids, folder, missing_ok=missing_ok)
-            todo = _settled(folder, rows, named, reason=clean_text(reason))
+            with reading(folder):
+                todo = _settled(folder, rows, named, reason=clean_text(reason))
             for line in (*_told_by_id(named), *_told_of_alike(rows, todo)):
                 print(line, file=sys.stderr)
             if not dry_run and crawl_store is not None:
@@ -103,10 +110,15 @@ def read_ids(file: Path) -> list[str]:
 
 
 def _manifest(folder: Path) -> Manifest:
-    manifest = shards.read_manifest(folder)
+    with reading(folder):
+        manifest = shards.read_manifest(folder)
     if manifest is None or not (folder / "index.parquet").exists():
         raise UserError(f"{folder} is no finished data set; name the folder that holds dataset.json and index.parquet")
-    return manifest
+    try:
+        return read_manifest(folder / "dataset.json")
+    except NotAsPromisedError as error:
+        told = f"python -m pipeline.verify {folder} tells more"
+        raise UserError(f"{folder}: dataset.json is damaged ({error}); {told}") from error
 
 
 def _refuse_unfinished(folder: Path) -> None:

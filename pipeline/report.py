@@ -25,6 +25,7 @@ from markupsafe import Markup
 
 from pipeline import shards
 from pipeline.card import command, dataset_card, dataset_title
+from pipeline.damage import reading
 from pipeline.errors import UserError
 from pipeline.page import clips
 from pipeline.page.balance import balance
@@ -207,7 +208,8 @@ def main(folder: tyro.conf.Positional[Path], /) -> int:
         folder: Of the data set, such as shards/mved.
     """
     try:
-        rebuild(folder)
+        with reading(folder):
+            rebuild(folder)
     except (UserError, SchemaError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2

@@ -20,6 +20,7 @@ import tyro
 from tqdm import tqdm
 
 from pipeline import dataset, journal, shards
+from pipeline.damage import DAMAGE, in_a_line
 from pipeline.errors import UserError
 from pipeline.schema import Manifest, SchemaError
 from pipeline.storage import no_writer, single_writer
@@ -51,7 +52,7 @@ def verify(folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="dir
         if (folder / dataset.WORK / "plan.parquet").exists():
             raise UserError(f"a build of {folder} was stopped while it packed; run the same build again, then verify")
         num_faults, checked = 0, Checked()
-        num_bytes = sum(tar.stat().st_size for tar in folder.glob("*.tar"))
+        num_bytes = sum(tar.stat().st_size for tar in folder.glob("*.tar") if tar.is_file())
         with tqdm(total=num_bytes, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
             for fault in faults(folder, checked, progress=bar.update):
                 num_faults += 1
@@ -79,10 +80,18 @@ def faults(folder: Path, checked: Checked, *, progress: Callable[[int], object] 
     seen = Seen()
     for tar in sorted(file for file in folder.glob("*.tar") if shards.TAR_NAME.fullmatch(file.name)):
         if shards.record_of(tar).exists():
-            yield from _of_shard(tar, manifest, seen, checked, progress)
+            yield from _told(tar.name, _of_shard(tar, manifest, seen, checked, progress))
     candidates = Counter[tuple[str, str]]()
-    yield from index_faults(folder, seen, candidates)
-    yield from manifest_faults(manifest, seen, candidates)
+    yield from _told("index.parquet", index_faults(folder, seen, candidates))
+    yield from _told("dataset.json", manifest_faults(manifest, seen, candidates))
+
+
+def _told(file: str, found: Iterator[Fault]) -> Iterator[Fault]:
+    """Go on with the next file where one holds what nobody foresaw."""
+    try:
+        yield from found
+    except (*DAMAGE, OSError) as error:
+        yield Fault(file=file, what=f"cannot be checked to its end: {in_a_line(error)}")
 
 
 def _files_that_do_not_belong(folder: Path) -> Iterator[Fault]:
@@ -136,7 +145,7 @@ def _of_shard(
         if manifest.settings.get("split_rule") == "grouped" and first != row["split"]:
             told = f"source group {row['source_group']} is in {first} and {row['split']}"
             yield Fault(file=shards.record_of(tar).name, sample=str(row["key"]), what=told)
-        seen.add(row)
+        seen.add(row, tar.name)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

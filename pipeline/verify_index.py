@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline import shards
 from pipeline.schema import CODES, FAILURE_CODES, MEMBERS, Manifest
@@ -45,16 +45,17 @@ class Seen:
     moments: dict[tuple[bool, str], tuple[int, Any]] = field(default_factory=dict)
     """Number of rows, and sums of means and mean squares; by training split or not, and member."""
 
-    def add(self, row: Row) -> None:
-        """Take in a row of a record."""
-        self.digests[row["key"]], self.shards[row["key"]] = _digest(row), row["shard"]
-        self.placed[row["split"], row["shard"], row["label"]] += 1
+    def add(self, row: Row, shard: str) -> None:
+        """Take in a row of a shard's record; what the row itself says of the shard may be nothing."""
+        self.digests[row["key"]], self.shards[row["key"]] = _digest(row), shard
+        self.placed[row["split"], row["shard"] or shard, row["label"]] += 1
         for name in MEMBERS:
             pair = [row.get(f"{moment}_{name}") or [] for moment in ("mean", "meansq")]
             at = (row["split"] in ("train", "unlabeled"), name)
             if {len(moment) for moment in pair} == {MEMBERS[name].shape[MEMBERS[name].channel_axis]}:
                 count, sums = self.moments.get(at, (0, 0.0))
-                self.moments[at] = (count + 1, sums + np.array(pair, dtype=np.float64))  # None becomes nan
+                with np.errstate(all="ignore"):  # a record may hold any number
+                    self.moments[at] = (count + 1, sums + np.array(pair, dtype=np.float64))  # None becomes nan
 
     def normalization(self) -> dict[str, dict[str, list[float]]]:
         """As ``shards.normalization`` derives it from all rows at once."""
@@ -62,8 +63,9 @@ class Seen:
         stats = {}
         for (of_training, name), (count, sums) in self.moments.items():
             if of_training or not training:
-                mean, meansq = sums / count
-                stats[name] = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(meansq - mean**2, 0)).tolist()}
+                with np.errstate(all="ignore"):
+                    mean, meansq = sums / count
+                    stats[name] = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(meansq - mean**2, 0)).tolist()}
         return stats
 
 
@@ -135,6 +137,8 @@ def _wrong_with(picture: bytes) -> str | None:
             if max(image.size) > MAX_THUMBNAIL_PX:
                 return f"has {image.width} x {image.height} pixels"
             image.load()
+    except UnidentifiedImageError:  # its words are an address in memory
+        return "cannot be decoded: it is no JPEG"
     except Exception as error:  # a damaged picture raises whatever its decoder does
         return f"cannot be decoded: {error}"
     return None
@@ -214,11 +218,16 @@ def _differences(name: str, said: object, derived: object) -> Iterator[str]:
 def _is_close(said: object, derived: Mapping[str, Sequence[float]]) -> bool:
     """Compare mean and variance, on the scale of the mean square."""
     try:
-        mean, std = (np.array(said[moment], dtype=np.float64) for moment in ("mean", "std"))  # type: ignore[index]
-        own_mean, own_std = np.array(derived["mean"]), np.array(derived["std"])
-        scale = own_mean**2 + own_std**2
-        close = np.abs(mean - own_mean) <= DERIVED_TOLERANCE * np.sqrt(scale)
-        close &= np.abs(std**2 - own_std**2) <= DERIVED_TOLERANCE * scale
-        return mean.shape == own_mean.shape and bool(close.all())
-    except (TypeError, ValueError, KeyError):
+        with np.errstate(all="ignore"):
+            return _differ_little(said, derived)
+    except (TypeError, ValueError, KeyError, OverflowError):
         return False
+
+
+def _differ_little(said: Any, derived: Mapping[str, Sequence[float]]) -> bool:
+    mean, std = (np.array(said[moment], dtype=np.float64) for moment in ("mean", "std"))
+    own_mean, own_std = np.array(derived["mean"]), np.array(derived["std"])
+    scale = own_mean**2 + own_std**2
+    close = np.abs(mean - own_mean) <= DERIVED_TOLERANCE * np.sqrt(scale)
+    close &= np.abs(std**2 - own_std**2) <= DERIVED_TOLERANCE * scale
+    return mean.shape == own_mean.shape and bool(close.all())

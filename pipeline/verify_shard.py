@@ -78,6 +78,8 @@ def check_columns(columns: pa.Schema) -> None:
     NotAsPromisedError
         If it is none.
     """
+    if repeated := sorted({name for name in columns.names if columns.names.count(name) > 1}):
+        raise NotAsPromisedError(f"has more than one column {', '.join(repeated)}")
     for name in INDEX.names:
         if name not in columns.names:
             if name in NEEDED:
@@ -115,7 +117,7 @@ def _key_of(row: Row) -> str | None:
     try:
         start_ms = round(row["start_s"] * 1000)
         return sample_key(title=row["title"] or "", source_id=row["source_id"], start_ms=start_ms)
-    except (TypeError, ValueError, AttributeError):  # nothing, or no number
+    except (TypeError, ValueError, AttributeError, OverflowError):  # nothing, or no number
         return None
 
 

@@ -31,9 +31,9 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage("Asked for", ("unsupported-link", "no-label", "licence")),
+    Stage("Title and page", ("text",), "if asked"),
     Stage("Can be had", ("unavailable", "private", "age-gated", "geo-blocked", "forbidden", "live", "network")),
     Stage("Can be decoded", ("too-large", "timeout", "undecodable", "no-audio", "no-video", "too-short", "internal")),
-    Stage("Title and page", ("text",), "if asked"),
     Stage("Not silent", ("silent",), "if asked"),
     Stage("Not one held tone", ("tone",), "if asked"),
     Stage("Not clipped", ("clipped",), "if asked"),

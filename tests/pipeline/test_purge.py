@@ -334,6 +334,24 @@ def altered(folder: Path) -> None:
         tar.write_bytes(raw)
 
 
+def truncated_index(folder: Path) -> None:
+    raw = (folder / "index.parquet").read_bytes()
+    (folder / "index.parquet").unlink()
+    (folder / "index.parquet").write_bytes(raw[: len(raw) // 2])
+
+
+def without_status(folder: Path) -> None:
+    table = pq.read_table(folder / "index.parquet").drop_columns(["status"])
+    (folder / "index.parquet").unlink()
+    pq.write_table(table, folder / "index.parquet")
+
+
+def odd_settings(folder: Path) -> None:
+    raw = json.loads((folder / "dataset.json").read_text()) | {"settings": 5}
+    (folder / "dataset.json").unlink()
+    (folder / "dataset.json").write_text(json.dumps(raw))
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -341,6 +359,9 @@ def altered(folder: Path) -> None:
         (half_packed, "was stopped before its end; run the same build again first"),
         (altered, "is not what its record says, and so cannot be rewritten"),
         (lambda folder: (folder / "dataset.json").unlink(), "is no finished data set"),
+        (truncated_index, "index.parquet or dataset.json is damaged (Arrow"),
+        (without_status, "index.parquet or dataset.json is damaged (KeyError: 'status'); python -m pipeline.verify"),
+        (odd_settings, "dataset.json is damaged (has settings of another form than it should)"),
         (
             lambda folder: (folder / ".build/purge.json").write_text('{"emptied": {"../x.tar": ""}}'),
             "no journal of a purge",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import errno
 import io
+import json
 import os
 import re
 import shutil
@@ -128,6 +129,15 @@ def mixed(tmp_path_factory) -> Path:
 
 
 # --- the numbers -------------------------------------------------------------------------------------------------
+
+
+def test_what_the_words_tell_is_asked_before_anything_is_decoded():
+    at = {code: place for place, stage in enumerate(STAGES) for code in stage.codes}
+    assert at["licence"] < at["text"] < at["unavailable"] < at["undecodable"]
+
+
+def test_pictures_are_there_without_scrolling(mixed):
+    assert not [told for tag, told in Page(mixed).tags if "loading" in told]
 
 
 def test_every_code_of_the_schema_stands_at_exactly_one_stage():
@@ -503,6 +513,11 @@ def _broken_manifest(folder: Path) -> None:
     (folder / "dataset.json").write_bytes(b"\xff{")
 
 
+def _odd_manifest(folder: Path) -> None:
+    raw = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(raw | {"normalization": 5, "counts": [], "splits": 1}))
+
+
 def _other_schema(folder: Path) -> None:
     (folder / "dataset.json").write_text('{"schema_version": 99}')
 
@@ -536,6 +551,7 @@ def _other_table(folder: Path) -> None:
         (_no_folder, "holds no dataset.json; name the folder"),
         (_no_manifest, "holds no dataset.json; name the folder"),
         (_broken_manifest, "dataset.json"),
+        (_odd_manifest, "index.parquet or dataset.json is damaged ("),
         (_other_schema, "is of schema version 99"),
         (_no_index, "index.parquet cannot be read as an index"),
         (_broken_index, "index.parquet cannot be read as an index"),

@@ -10,6 +10,7 @@ import re
 import tarfile
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,17 @@ def endless(folder: Path) -> None:
 def other_columns(folder: Path) -> None:
     (folder / "train-000000.parquet").unlink()
     pq.write_table(pa.table({"key": [1]}), folder / "train-000000.parquet")
+
+
+def repeated_column(folder: Path) -> None:
+    table = pq.read_table(folder / "train-000000.parquet")
+    (folder / "train-000000.parquet").unlink()
+    pq.write_table(table.append_column("key", table.column("key")), folder / "train-000000.parquet")
+
+
+def dangling(folder: Path) -> None:
+    (folder / "train-000000.tar").unlink()
+    (folder / "train-000000.tar").symlink_to(folder / "nowhere.tar")
 
 
 def in_json(**values: Any) -> Callable:
@@ -478,11 +490,11 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "a thumbnail that is a program": (
         in_index(of_status("rejected", thumbnail=b"%!PS\n(x) show")),
-        ["has a thumbnail that cannot be decoded"],
+        ["has a thumbnail that cannot be decoded: it is no JPEG$"],
     ),
     "more than its name of what was taken down": (
         in_index(of_status("rejected", code="purged")),
-        ["was taken down, and still has duration_s, key, label, licence,", "by_code.duplicate", "by_code.purged"],
+        ["was taken down, and still has .*duration_s, key, label, licence,", "by_code.duplicate", "by_code.purged"],
     ),
     "an index that is none": (
         lambda folder: put(folder / "index.parquet", b""),
@@ -543,6 +555,35 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "a half-written file": (
         lambda folder: put(folder / ".train-000009.tar.77.tmp", b"x"),
         [r"\.train-000009.tar.77.tmp: was left by a run that was killed"],
+    ),
+    "a record without shards": (
+        in_record("train-000000", first(shard=None)),
+        [r"train-000000.parquet: .* names shard None", r"index.parquet: .* is kept, with code None"],
+    ),
+    "a start that is endless": (
+        in_record("train-000000", first(start_s=float("inf"))),
+        ["train-000000.parquet: .* make the key None", "json says .* start_s"],
+    ),
+    "a column twice": (
+        repeated_column,
+        ["train-000000.parquet: has more than one column key", "names 2 samples of", "dataset.json: "],
+    ),
+    "a number beyond all numbers": (
+        in_manifest(lambda raw: raw["normalization"]["mel_8k"]["std"].__setitem__(1, 10**400)),
+        ["dataset.json: normalization of mel_8k is not that of the records"],
+    ),
+    "a number whose square is beyond them": (
+        in_manifest(lambda raw: raw["normalization"]["mel_8k"]["std"].__setitem__(1, 1e300)),
+        ["dataset.json: normalization of mel_8k is not that of the records"],
+    ),
+    "a tar that leads nowhere": (
+        dangling,
+        [
+            "train-000000.tar: is no file",
+            "train-000000.parquet: is the record of a tar",
+            "names 2 samples",
+            "dataset.json: ",
+        ],
     ),
     "a log that is none": (
         lambda folder: put(folder / "purged.jsonl", b"rm -rf\n"),
@@ -673,12 +714,34 @@ def test_verifying_writes_nothing(standing, told):
     assert {file: (file.stat().st_mtime_ns, file.stat().st_ino) for file in standing.rglob("*")} == before
 
 
+WRONG_FIELDS: list[dict] = [
+    {"keys": 5},
+    {"keys": [[]]},
+    {"rows": ["x"]},
+    {"rows": [{"link": None}]},
+    {"rows": [{"source_id": "x", "link": 5}]},
+    {"splits": []},
+    {"splits": {"train": "1"}},
+    {"rewritten": 5},
+    {"emptied": ["train-000000.tar"]},
+    {"rewritten": {"train-000000.tar": None}},
+    {"when": None},
+    {"reason": 5},
+]
+
+
+def journal_with(folder: Path, **wrong: object) -> None:
+    sound = {"when": "", "reason": None, "rows": [], "keys": [], "splits": {}, "rewritten": {}, "emptied": {}}
+    put(folder / ".build/purge.json", json.dumps(sound | wrong).encode())
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda folder: [file.unlink() for file in folder.iterdir() if file.is_file()], "holds no data set; build one"),
         (lambda folder: put(folder / ".build/plan.parquet", b""), "stopped while it packed; run the same build again"),
         (lambda folder: put(folder / ".build/purge.json", b"{}"), "is no journal of a purge"),
+        *((partial(journal_with, **wrong), "is no journal of a purge") for wrong in WRONG_FIELDS),
     ],
 )
 def test_a_mistake_is_one_line(spoil, words, folder, capsys):

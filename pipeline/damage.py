@@ -1,0 +1,50 @@
+"""What reading a damaged set raises, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.errors import UserError
+from pipeline.schema import SchemaError
+
+DAMAGE = (
+    pa.ArrowException,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    ZeroDivisionError,
+)
+"""What code that believes a set's files runs into where they hold something else."""
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Tell in one line that a set's index or ``dataset.json`` cannot be believed; write nothing inside.
+
+    Raises
+    ------
+    UserError
+        If they cannot.
+    """
+    try:
+        yield
+    except SchemaError:  # it names the thing and the mend
+        raise
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's; pyarrow's own have no number
+            raise
+        told = f"index.parquet or dataset.json is damaged ({in_a_line(error)})"
+        raise UserError(f"{folder}: {told}; python -m pipeline.verify {folder} tells more") from error
+
+
+def in_a_line(error: Exception) -> str:
+    """Kind of an error and the first line of its words."""
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first}"
