@@ -27,7 +27,7 @@ from pipeline.storage import publishing
 
 Row = dict[str, Any]
 
-KNOWN = ["key", "source_id", "link", "status", "code", "detail", "split", "label", "source_group", "start_s", "sha256"]
+KNOWN = ["key", "source_id", "link", "status", "split", "label", "source_group", "start_s", "sha256"]
 """Columns of the index that the plan goes by, beside the fingerprints."""
 
 PLANNED = shards.PART.append(pa.field("place", pa.int64()))
@@ -107,7 +107,7 @@ def _prepared(parts: Sequence[Path], position: Mapping[str, int]) -> list[Row]:
     """What the plan must know of each candidate, in their order, and where in the parts its row stands."""
     best: dict[str, Row] = {}
     for part in parts:
-        for number, row in enumerate(_read(part, [*KNOWN, "groups", "flagged", *KINDS])):
+        for number, row in enumerate(_read(part, [*KNOWN, "groups", *KINDS])):
             other = best.get(row["source_id"])
             # It may stand in two parts, if it was tried again: what is kept counts, then what was rejected.
             if other is None or _BY_WORTH.index(row["status"]) >= _BY_WORTH.index(other["status"]):
@@ -154,13 +154,10 @@ def _reject_excluded(rows: Iterable[Row], excluded: Excluded) -> None:
 
 
 def _mark_duplicate(row: Row, duplicate: Duplicate | None) -> None:
-    if duplicate is None:
-        return
-    row["duplicate_of"] = duplicate.of
-    if duplicate.dropped:
-        _reject(row, "duplicate", duplicate.detail)
-    else:
-        row["flagged"] = [*(row["flagged"] or ()), "duplicate"]
+    if duplicate is not None:
+        row["duplicate_of"] = duplicate.of
+        if duplicate.dropped:
+            _reject(row, "duplicate", duplicate.detail)
 
 
 def _reject(row: Row, code: str, detail: str, **changes: Any) -> None:
@@ -197,6 +194,8 @@ def _write(target: Path, parts: Sequence[Path], rows: Iterable[Row]) -> None:
         for part in parts:
             for number, row in enumerate(shards.read_rows(part)):
                 if (news := told.get((part, number))) is not None:
+                    if news["status"] == "kept" and news.get("duplicate_of"):
+                        row["flagged"] = [*(row["flagged"] or ()), "duplicate"]
                     some.append({name: news.get(name, row.get(name)) for name in PLANNED.names})
             if len(some) >= ROWS_AT_ONCE or part == parts[-1]:
                 writer.write_table(pa.Table.from_pylist(some, schema=schema))

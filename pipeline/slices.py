@@ -6,15 +6,16 @@ items' bands, the rarest first. Where some equal ones lie at one offset, the cli
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 MAX_SAME = 4096  # places of one slice that are looked up, the lowest clips first: they win among duplicates
 MAX_HITS = 24_000  # places looked up for one query, those of its rarest slices
-BUILD_ITEMS = 1 << 20  # items sorted in at a time: temporary arrays stay small
+BUILD_ITEMS = 1 << 20  # items read at a time, and in
+BUILD_STEPS = 16  # so many goes over all of them sorted: temporary arrays stay small
 CELLS = 1 << 19  # of the table in which hits at one offset are counted
 
 
@@ -98,19 +99,25 @@ class Slices:
         self._ends = np.empty((num_bands, num_buckets + 1), np.uint32)  # a bucket begins where the one before it ends
         self.num_hits = 0.0
         """Of all clips of the table, if each were looked up."""
-        for band in range(num_bands):
-            # Bucket and place as one number are sorted in place: half the memory of argsort.
-            order = np.flatnonzero((items != 0) & (changes > 0)).view(np.uint64)
-            for chunk in _chunks(num_telling):
-                order[chunk] |= self._buckets(items[order[chunk]], band).astype(np.uint64) << np.uint64(32)
+        done, step = 0, num_buckets // BUILD_STEPS
+        for band, first in product(range(num_bands), range(0, num_buckets, step)):
+            some = [np.zeros(0, np.uint64)]
+            for begin in range(0, len(items), BUILD_ITEMS):
+                here = slice(begin, begin + BUILD_ITEMS)
+                buckets = self._buckets(items[here], band)
+                wanted = (items[here] != 0) & (changes[here] > 0) & (buckets >= first) & (buckets < first + step)
+                # Bucket and place as one number can be sorted in place: half the memory of argsort.
+                places = np.flatnonzero(wanted).astype(np.uint64) + np.uint64(begin)
+                some.append(buckets[wanted].astype(np.uint64) << np.uint64(32) | places)
+            order = np.concatenate(some)
+            del some
             order.sort()
-            done = band * num_telling
-            np.copyto(self._places[done : done + num_telling], order, casting="unsafe")  # the lower half
-            for chunk in _chunks(num_buckets + 1):
-                firsts = np.arange(chunk.start, chunk.stop, dtype=np.uint64) << np.uint64(32)
-                self._ends[band, chunk] = done + np.searchsorted(order, firsts)
-                same = np.diff(self._ends[band, chunk]).astype(np.float64)
-                self.num_hits += float(same @ np.minimum(same, MAX_SAME))
+            self._places[done : done + len(order)] = order & np.uint64(2**32 - 1)
+            limits = np.arange(first, first + step + 1, dtype=np.uint64) << np.uint64(32)
+            self._ends[band, first : first + step + 1] = ends = done + np.searchsorted(order, limits)
+            done += len(order)
+            same = np.diff(ends).astype(np.float64)
+            self.num_hits += float(same @ np.minimum(same, MAX_SAME))
 
     @property
     def num_bytes(self) -> int:
@@ -191,8 +198,3 @@ class Slices:
 def owners(starts: np.ndarray) -> np.ndarray:
     """The clip that each item belongs to."""
     return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-
-
-def _chunks(length: int) -> Iterator[slice]:
-    for first in range(0, length, BUILD_ITEMS):
-        yield slice(first, min(first + BUILD_ITEMS, length))
