@@ -71,7 +71,7 @@ def test_a_signal_to_the_whole_group_ends_it_soon_and_spoils_no_clip(built, vide
     os.killpg(running.process.pid, number)
     code, text, err = running.finish(timeout_s=30)
     assert (code, text) == (128 + number, "")
-    assert err.endswith("build-shards: stopped; the same command goes on from here\n")
+    assert "build-shards: stopped; the same command goes on from here\n" in err  # a tracker of loky may speak last
     assert "Traceback" not in err
     running.kill()
     assert finish(*words)[:2] == (0, built[1])
