@@ -175,9 +175,9 @@ def _windowed_hashes(films_NTHWC: Sequence[np.ndarray]) -> np.ndarray:
     for n, frames in enumerate(films_NTHWC):
         for t, frame in enumerate(frames):
             grey = Image.fromarray(frame).convert("L").resize((side, side), Image.Resampling.BOX)
-            pixels = np.asarray(grey, np.float32)
-            if pixels.std() >= FLAT_LEVELS:
-                lowest = (across @ pixels @ across.T).reshape(len(windows), 8, len(windows), 8)
+            levels = np.asarray(grey, np.float32)
+            if levels.std() >= FLAT_LEVELS:
+                lowest = (across @ levels @ across.T).reshape(len(windows), 8, len(windows), 8)
                 lowest = lowest.transpose(0, 2, 1, 3).reshape(-1, 64)
                 bits = lowest > np.median(lowest, axis=1, keepdims=True)
                 table[n, t] = np.packbits(bits, axis=1).view(">u8")[:, 0]
