@@ -171,7 +171,7 @@ def _windowed_hashes(films_NTHWC: Sequence[np.ndarray]) -> np.ndarray:
             lowest = np.matmul(cosines, np.asarray(pixels, np.float64))
             windows.append(np.pad(lowest, ((0, 0), (first, side - width - first))))
     across = np.concatenate(windows).astype(np.float32)
-    table = np.zeros((len(films_NTHWC), len(films_NTHWC[0]), len(windows) ** 2), PICTURE.dtype)
+    table = np.zeros((len(films_NTHWC), max(map(len, films_NTHWC)), len(windows) ** 2), PICTURE.dtype)
     for n, frames in enumerate(films_NTHWC):
         for t, frame in enumerate(frames):
             grey = Image.fromarray(frame).convert("L").resize((side, side), Image.Resampling.BOX)
