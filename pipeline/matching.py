@@ -68,7 +68,7 @@ def quarter_changes(items: np.ndarray, clip_of: np.ndarray) -> np.ndarray:
         for side in (slice(lag, None), slice(None, -lag)):
             total[side] += bits
             count[side] += known
-    return np.asarray(np.rint(4 * total / np.maximum(count, 1)).astype(np.uint8))
+    return np.asarray(np.minimum(np.rint(4 * total / np.maximum(count, 1)), 255).astype(np.uint8))
 
 
 class FingerprintIndex:

@@ -62,22 +62,31 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """Seconds that two clips have in common, and by how many the later one begins after the other."""
+    """Seconds that two clips have in common, and by how many the later candidate begins after the other."""
 
-    sound_s: float
-    sound_offset_s: float
-    picture_s: float
-    picture_offset_s: float
+    sound_s: float = 0.0
+    sound_offset_s: float = 0.0
+    picture_s: float = 0.0
+    picture_offset_s: float = 0.0
+    span_s: float | None = None
+    """Of one video or file of which both are clips; then what they play and show is not asked."""
+    same_title: bool = False
+    """They are segments of one video, by their names, where a chorus comes again: both must say that it is one clip."""
 
-    def is_half(self, *, same_video: bool) -> bool:
-        """Whether they are one clip; of one video, sound and picture must say so together."""
-        if not same_video:
+    @property
+    def is_half(self) -> bool:
+        """Whether they are one clip."""
+        if self.span_s is not None:
+            return self.span_s >= HALF_CLIP_S
+        if not self.same_title:
             return max(self.sound_s, self.picture_s) >= HALF_CLIP_S
         together = abs(self.sound_offset_s - self.picture_offset_s) <= SAME_OFFSET_S
         return together and min(self.sound_s, self.picture_s) >= HALF_CLIP_S
 
     def detail(self, key: str) -> str:
         """In words."""
+        if self.span_s is not None:
+            return f"overlaps {key}, of the same video, by {self.span_s:.1f} s"
         told = [(self.sound_s, "sound"), (self.picture_s, "picture")]
         return f"shares {' and '.join(f'{s:.1f} s of its {what}' for s, what in told if s)} with {key}"
 
@@ -125,8 +134,9 @@ def find(
         if row["status"] != "kept":
             _link(row["key"], row["duplicate_of"], joined, found)
     indexes = [FingerprintIndex(_taken(rows, column, kind), kind) for column, kind in KINDS.items()]
-    near = zip(*(_matches(index, len(standing)) for index in indexes), strict=True)
-    for i, (row, (sounds, pictures)) in enumerate(zip(new, near, strict=True), start=len(standing)):
+    by_sound, by_picture = (_matches(index, len(standing)) for index in indexes)
+    matched = zip(new, by_sound, by_picture, strict=True)
+    for i, (row, sounds, pictures) in enumerate(matched, start=len(standing)):
         if (done := i - len(standing)) % PROGRESS_EVERY == 0:
             progress(done, len(new))
         siblings = {j for name in _timelines(row) for j in timelines[name]}
@@ -136,32 +146,36 @@ def find(
             _link(row["key"], exact[_span(row)], joined, found)
             leads.append(False)
             continue
-        twins = {}
-        for j in siblings:
-            if (shared_s := CLIP_S - abs(row["start_s"] - rows[j]["start_s"])) >= HALF_CLIP_S:
-                twins[j] = f"overlaps {rows[j]['key']}, of the same video, by {shared_s:.1f} s"
-        for j in sorted({*sounds, *pictures} - siblings):
-            (sound_s, sound_offset_s), (picture_s, picture_offset_s) = sounds.get(j, NONE), pictures.get(j, NONE)
-            shared = Shared(
-                sound_s=sound_s,
-                sound_offset_s=sound_offset_s,
-                picture_s=picture_s,
-                picture_offset_s=picture_offset_s,
-            )
+        near = {*sounds, *pictures} - siblings
+        for j in sorted(near):
             _link(row["key"], rows[j]["key"], joined, found)
-            if shared.is_half(same_video=_title(row) == _title(rows[j])):
-                twins[j] = shared.detail(rows[j]["key"])
-        twins = {j: twins[j] for j in sorted(twins) if leads[j]}
+        twins = {}
+        for j in sorted(j for j in near | siblings if leads[j]):
+            if j in siblings:
+                shared = Shared(span_s=CLIP_S - abs(row["start_s"] - rows[j]["start_s"]))
+            else:
+                shared = _shared(row, rows[j], sounds.get(j, NONE), pictures.get(j, NONE))
+            if shared.is_half:
+                twins[j] = shared
         at_home = [j for j in twins if homes[j] == homes[i]]
         leads.append(not at_home)
-        if twins:
-            first = at_home[0] if at_home else next(iter(twins))
-            dropped = mode == "drop" and bool(at_home)
-            found.duplicates[row["key"]] = Duplicate(of=rows[first]["key"], detail=twins[first], dropped=dropped)
+        for j in (at_home or list(twins))[:1]:
+            detail, dropped = twins[j].detail(rows[j]["key"]), mode == "drop" and bool(at_home)
+            found.duplicates[row["key"]] = Duplicate(of=rows[j]["key"], detail=detail, dropped=dropped)
         if row["key"] not in found.duplicates or not found.duplicates[row["key"]].dropped:
             exact[_span(row)] = row["key"]
     progress(len(new), len(new))
     return found
+
+
+def _shared(row: Row, other: Row, sound: tuple[float, float], picture: tuple[float, float]) -> Shared:
+    return Shared(
+        sound_s=sound[0],
+        sound_offset_s=sound[1],
+        picture_s=picture[0],
+        picture_offset_s=picture[1],
+        same_title=_title(row) == _title(other),
+    )
 
 
 def video_of(source_id: str) -> str:

@@ -236,6 +236,28 @@ def test_silence_and_a_still_picture_are_nobodys(tmp_path):
     assert excluded.by_content(row(7, **silent)) is None
 
 
+def test_many_rows_are_told_what_each_is_told_alone(tmp_path):
+    held = [row(n) for n in range(4)]
+    excluded = Excluded.of([data_set(tmp_path, *held)])
+    asked = [
+        row(10),
+        row(11, sound_print=to_bytes(disturbed(np.frombuffer(held[2]["sound_print"], SOUND.dtype)))),
+        row(12, sha256=held[1]["sha256"], picture_print=held[3]["picture_print"]),
+        row(13, picture_print=held[3]["picture_print"], sound_print=None),
+        row(14, source_id="site:0"),
+    ]
+    told = excluded.by_contents(asked)
+    assert told == [excluded.by_content(each) for each in asked]
+    assert told == [
+        None,
+        f"sound as in {tmp_path.name}: {held[2]['key']}",
+        f"{tmp_path.name} holds this file",
+        f"picture as in {tmp_path.name}: {held[3]['key']}",
+        f"{tmp_path.name} holds this video",
+    ]
+    assert excluded.by_contents([]) == []
+
+
 def test_nothing_is_held_where_no_set_is_named_or_a_set_is_empty(tmp_path):
     for excluded in (Excluded(), Excluded.of([]), Excluded.of([data_set(tmp_path)])):
         assert excluded.by_identity(candidate(f"youtube:{ID}")) is None
