@@ -255,7 +255,7 @@ def _read_header(raw: bytes) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     stream = io.BytesIO(raw)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a header that numpy has to mend is none of ours
+            warnings.simplefilter("error", UserWarning)  # a header that numpy has to mend is none of ours
             version = np.lib.format.read_magic(stream)
             if version != (1, 0):
                 raise NotAsPromisedError(f"is of .npy version {version[0]}.{version[1]}, not 1.0")

@@ -82,11 +82,12 @@ def parsed(pattern: str) -> re.Pattern[str]:
     tokens = _TOKEN.findall(unicodedata.normalize("NFC", pattern))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # of what later versions of Python may read in another way
+            for category in (FutureWarning, DeprecationWarning):  # of what later Pythons may read in another way;
+                warnings.simplefilter("error", category)  # others' warnings (a socket left open) are none of ours
             if not _is_balanced(tokens):  # a)(b would be sound in the brackets that we put around it
                 re.compile(pattern)
             found = re.compile(f"{_BEGIN}(?:{''.join(map(_folded_token, tokens))}){_END}")
-    except (re.error, OverflowError, RecursionError, Warning) as error:
+    except (re.error, OverflowError, RecursionError, FutureWarning, DeprecationWarning) as error:
         reason = str(error).split(" at position")[0]  # which counts what we put around it
         raise ValueError(f"{_shown(pattern)} is no regular expression that can be used ({reason}); mend it") from error
     if _ways(iter(tokens)) > MAX_WAYS:

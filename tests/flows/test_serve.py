@@ -348,6 +348,6 @@ def interrupt(served: Served, out: Path, number: signal.Signals) -> int:
     """Start a run, and end what serves it in the middle of that; the exit code, once nothing is left."""
     code, told = served.run("build-shards")
     assert code == 0, told
-    wait_until(lambda: "done already" in served.words() and list((out / ".build").glob("part-*")), "a part")
+    wait_until(lambda: "done already" in served.words() and list((out / ".build").glob("part-*.parquet")), "a part")
     assert not (out / "dataset.json").exists()
     return served.stop(number)
