@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Collection
 from typing import Any
 
+from pipeline.filters.text import DEFAULT_RULES, read_rules, rules_hash
 from pipeline.page.clips import stored_members
 from pipeline.page.licences import card_licences
 from pipeline.page.scores import AXES, mode_of, thresholds_of
@@ -154,13 +155,13 @@ def command(manifest: Manifest) -> list[str]:
         words.append(f"--split {shlex.quote(str(settings['split_rule']))}")
     if recipe.get("modality", "both") != "both":
         words.append(f"--modality {shlex.quote(str(recipe['modality']))}")
-    if recipe.get("denoise"):
-        words.append("--denoise")
+    words.append("--denoise" if recipe.get("denoise") else "--no-denoise")
     words.append(f"--seed {settings.get('seed', 0)}")
-    if "filters" in settings:
-        words.append(f"--filters {shlex.quote(mode_of(settings))}")
-        if limits := thresholds_of(settings):
-            words.append("--thresholds " + " ".join(f"{shlex.quote(name)} {value:g}" for name, value in limits.items()))
+    words.append(f"--filters {shlex.quote(mode_of(settings))}")
+    if limits := thresholds_of(settings):
+        words.append("--thresholds " + " ".join(f"{shlex.quote(name)} {value:g}" for name, value in limits.items()))
+    if (settings.get("filters") or {}).get("rules") not in (None, rules_hash(read_rules(DEFAULT_RULES))):
+        words.append("--rules RULES.csv")
     return words
 
 

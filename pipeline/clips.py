@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from pipeline.schema import CLIP_S
 MIN_CLIP_S = 25.0  # shorter clips are rejected; between this and 30 s they are padded
 WHOLE_BELOW_S = 31.0  # a shorter file was cut already (MVED's are 27 to 30.03 s): taken from its start
 
+_CLIP = re.compile(r"(?P<video_id>.*) \(clip (?P<number>\d+)\)", re.DOTALL)
 LAST_START_MS = 99_999_999  # a key has eight digits for the start: clips come from the first 27 hours
 
 
@@ -40,6 +42,17 @@ def clip_rng(seed: int, source_id: str) -> np.random.Generator:
 def clip_id(video_id: str, number: int) -> str:
     """Identity of a video's clip, counted from 0; the first one has the video's own."""
     return video_id if number == 0 else f"{video_id} (clip {number + 1})"
+
+
+def video_of(source_id: str) -> str:
+    """Identity of the video that a candidate is a clip of."""
+    return video_and_number(source_id)[0]
+
+
+def video_and_number(source_id: str) -> tuple[str, int]:
+    """Identity of a clip's video, and its number in it: the inverse of ``clip_id``."""
+    found = _CLIP.fullmatch(source_id)
+    return (found["video_id"], int(found["number"]) - 1) if found else (source_id, 0)
 
 
 def plan_clip(duration_s: float, rng: np.random.Generator, taken: Sequence[ClipSpan] = ()) -> ClipSpan:

@@ -45,7 +45,7 @@ class Excluded:
         for folder in folders:
             own_name = folder.resolve().name  # what is stored tells nothing of this machine
             for row in _rows(folder):
-                for name in (*_identities(row["source_id"], row["link"], row["source_group"]), row["sha256"]):
+                for name in (*known_by(row["source_id"], row["link"], row["source_group"]), row["sha256"]):
                     identities.setdefault(name, own_name)
                 for column, kind in KINDS.items():
                     prints[column].append((f"{own_name}: {row['key']}", from_bytes(row[column], kind)))
@@ -54,7 +54,7 @@ class Excluded:
 
     def by_identity(self, source: Source) -> str | None:
         """Say which set holds the same video, by its id or link; none if none does."""
-        names = _identities(source.video_id, source.link, *source.groups)
+        names = known_by(source.video_id, source.link, *source.groups)
         holder = next((self.identities[name] for name in names if name in self.identities), None)
         return holder and f"{holder} holds this video"
 
@@ -76,7 +76,7 @@ class Excluded:
     def _by_name(self, row: Mapping[str, Any]) -> str | None:
         if row["sha256"] in self.identities:
             return f"{self.identities[row['sha256']]} holds this file"
-        for name in _identities(row["source_id"], row["link"], row["source_group"]):
+        for name in known_by(row["source_id"], row["link"], row["source_group"]):
             if name in self.identities:
                 return f"{self.identities[name]} holds this video"
         return None
@@ -94,7 +94,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["status"] == "kept"]
 
 
-def _identities(*words: str | None) -> list[str]:
+def known_by(*words: str | None) -> list[str]:
     """All that a video may be known by: links, extractor:id, groups, and the YouTube ids in them.
 
     A path is a set's own: another set's 14.mp4 is another video.

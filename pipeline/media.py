@@ -62,6 +62,8 @@ class Probe:
     fps: float | None
     width_px: int | None
     height_px: int | None
+    aspect: float | None = None
+    """Width over height as it is shown; pixels need not be square. A phone's rotation is not told by the container."""
 
     def duration_s(self, modality: Modality) -> float:
         """Seconds for which all that the modality needs is there; 0 where the file does not say."""
@@ -147,6 +149,7 @@ def _probe(name: str, options: dict[str, str]) -> Probe:
                 fps=float(rate) if rate else None,
                 width_px=video.width if video else None,
                 height_px=video.height if video else None,
+                aspect=float(video.display_aspect_ratio) if video and video.display_aspect_ratio else None,
             )
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

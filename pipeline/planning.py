@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import journal, shards
+from pipeline.clips import video_of
 from pipeline.exclude import Excluded
 from pipeline.filters import duplicates
-from pipeline.filters.duplicates import Duplicate, Progress, video_of
+from pipeline.filters.duplicates import Duplicate, Progress
 from pipeline.filters.judge import Mode
 from pipeline.fingerprint import KINDS
 from pipeline.plan import Candidate, SplitRule, plan

@@ -98,7 +98,7 @@ def prepare(source: Source, *, recipe: Recipe, seed: int, filters: Filters = OFF
         if filters.mode != "off":
             meta |= scores(clip)
             if clip.frames_THWC is not None and len(clip.frames_THWC):
-                seen = {"thumbnail": thumbnail(clip.frames_THWC, aspect=_aspect(found))}
+                seen = {"thumbnail": thumbnail(clip.frames_THWC, aspect=found.aspect or 16 / 9)}
             _drop_flagged(meta, filters)
         arrays, notes = features(clip, recipe=recipe)
         meta |= notes
@@ -156,10 +156,6 @@ def _drop_flagged(meta: dict[str, Any], filters: Filters) -> None:
     against = _flag(meta, filters)
     if against and filters.mode == "drop":
         raise RejectedError(against[0].code, "; ".join(verdict.detail for verdict in against))
-
-
-def _aspect(found: media.Probe) -> float:
-    return found.width_px / found.height_px if found.width_px and found.height_px else 16 / 9
 
 
 def prints(clip: media.Clip) -> dict[str, bytes]:

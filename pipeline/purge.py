@@ -24,13 +24,14 @@ import tyro
 from tqdm import tqdm
 
 from pipeline import dataset, journal, shards
+from pipeline.clips import video_and_number
 from pipeline.damage import reading
 from pipeline.errors import DISK_ERRNOS, UserError
 from pipeline.journal import Purge
 from pipeline.schema import Manifest, SchemaError
 from pipeline.storage import free_bytes, single_writer
 from pipeline.store import Store, open_store
-from pipeline.takedown import PURGED, Named, named_keys, video_of
+from pipeline.takedown import PURGED, Named, named_keys
 from pipeline.tars import Hashed, TarError, read_samples
 from pipeline.text import clean_text
 from pipeline.verify_index import read_manifest
@@ -82,7 +83,7 @@ def purge(
                 print(line, file=sys.stderr)
             if not dry_run and crawl_store is not None:
                 seed = manifest.settings.get("seed", 0)
-                clips = [(*video_of(row["source_id"]), seed) for row in todo.rows]
+                clips = [(*video_and_number(row["source_id"]), seed) for row in todo.rows]
                 crawl_store.purge(named.videos, clips, todo.detail)
             if not dry_run and todo.rows:
                 _carry_out(folder, todo)

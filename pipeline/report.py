@@ -81,6 +81,7 @@ def write(folder: Path, manifest: Manifest) -> None:
         title=dataset_title(manifest),
         tars=tars,
         index=stored_file(folder / "index.parquet"),
+        columns=index.columns,
         licences=licences,
     )
     publish_text(folder / "croissant.json", described)

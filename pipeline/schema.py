@@ -255,6 +255,13 @@ SCORES: dict[str, pa.DataType] = {
 }
 """What the filters found of a clip, kept or not, by column of the index; `python -m pipeline.filters` judges anew."""
 
+SCORE_RANGES = {name: (0.0, 1.0) for name, kind in SCORES.items() if kind == pa.float64()} | {
+    "loudness_db": (-120.0, 20.0),
+    "motion": (0.0, 255.0),
+    "held_s": (0.0, float(CLIP_S)),
+}
+"""Lowest and highest of each score that is a number: all but three are shares."""
+
 INDEX = pa.schema(
     [
         ("key", pa.string()),

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline.exclude import _identities
+from pipeline.clips import video_of
+from pipeline.exclude import known_by
 from pipeline.sources import Source
 
 Row = dict[str, Any]
@@ -16,7 +17,6 @@ Row = dict[str, Any]
 PURGED = "purged"  # the code, in the index and in the crawl's store
 
 _LEFT = ("source_id", "link", "status", "code", "detail", "source_group")
-_CLIP = re.compile(r"(?P<video_id>.*) \(clip (?P<number>\d+)\)", re.DOTALL)  # clips.clip_id writes it
 _KEY = re.compile(r"[a-z0-9-]+_[0-9a-f]{8}_[0-9]{8}")  # schema.sample_key writes it
 
 
@@ -25,19 +25,13 @@ def bare(row: Mapping[str, Any]) -> Row:
     return {name: row.get(name) for name in _LEFT}
 
 
-def video_of(source_id: str) -> tuple[str, int]:
-    """Identity of a clip's video, and its number in it; the inverse of ``clips.clip_id``."""
-    found = _CLIP.fullmatch(source_id)
-    return (found["video_id"], int(found["number"]) - 1) if found else (source_id, 0)
-
-
 def names_of(row: Mapping[str, Any], others: Iterable[str] = ()) -> set[str]:
     """All by which a list may name a row: key, identity, link, its video's identity and YouTube id, ``group:NAME``.
 
     ``others`` are what else its video is known by.
     """
-    video_id, _ = video_of(row["source_id"])
-    names = {row["key"], row["source_id"], row["link"], video_id, *others, *_identities(video_id, row["link"])}
+    video_id = video_of(row["source_id"])
+    names = {row["key"], row["source_id"], row["link"], video_id, *others, *known_by(video_id, row["link"])}
     if row["source_group"]:
         names.add(row["source_group"] if row["code"] == PURGED else f"group:{row['source_group']}")
     return {name for name in names if name}
@@ -45,7 +39,7 @@ def names_of(row: Mapping[str, Any], others: Iterable[str] = ()) -> set[str]:
 
 def names_of_id(line: str) -> set[str]:
     """What a line of a list stands for: itself, and the YouTube id of a link."""
-    return {line, *(_identities(line) if "://" in line else ())}
+    return {line, *(known_by(line) if "://" in line else ())}
 
 
 def named_keys(row: Mapping[str, Any]) -> set[str]:
@@ -82,10 +76,10 @@ class Named:
         """Look up every line."""
         by_name, videos = defaultdict(list), defaultdict(set)
         for position, row in enumerate(rows):
-            for name in names_of(row, known_as.get(video_of(row["source_id"])[0], ())):
+            for name in names_of(row, known_as.get(video_of(row["source_id"]), ())):
                 by_name[name].append(position)
         for video_id, names in known_as.items():
-            for name in {video_id, *names, *_identities(*names)}:
+            for name in {video_id, *names, *known_by(*names)}:
                 videos[name].add(video_id)
         found, in_store, called = {}, {}, defaultdict(set)
         for line in lines:
@@ -117,7 +111,7 @@ class Named:
 
     def identity_of(self, row: Row) -> str | None:
         """What a row's video is known by beyond its own words: as the list calls it, or as its page does."""
-        video_id, _ = video_of(row["source_id"])
+        video_id = video_of(row["source_id"])
         own = {row["key"], row["source_id"], row["link"], video_id}
         known = self.known_as.get(video_id, set())
         named = self.called.get(row["source_id"], set()) & names_of(row, known)
@@ -137,16 +131,16 @@ class TakenDown:
         names: set[str] = set()
         for row in rows:
             if row["code"] == PURGED:
-                video_id, _ = video_of(row["source_id"])
+                video_id = video_of(row["source_id"])
                 names.update(filter(None, (row["source_id"], video_id, row["link"], row["source_group"])))
                 # A file's name may look like a YouTube id by chance; a link does not.
-                names.update(_identities(*(word for word in (video_id, row["link"]) if word and "://" in word)))
+                names.update(known_by(*(word for word in (video_id, row["link"]) if word and "://" in word)))
         return cls(names=frozenset(names))
 
     def unless(self, source: Source) -> Source:
         """Give a candidate the reason for which it cannot come in; leave it as it is if there is none."""
         known = {source.source_id, source.video_id, source.link}
-        known.update(_identities(source.video_id, source.link, *source.groups) if self.names else ())
+        known.update(known_by(source.video_id, source.link, *source.groups) if self.names else ())
         if not known & self.names:
             return source
         return replace(source, problem=(PURGED, "its video was taken down"))

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from pipeline import shards
-from pipeline.schema import CODES, FAILURE_CODES, MEMBERS, Manifest
+from pipeline.schema import CODES, FAILURE_CODES, MEMBERS, SCORE_RANGES, Manifest
 from pipeline.takedown import PURGED, bare
 from pipeline.verify_shard import Fault, NotAsPromisedError, check_columns, read_record
 
@@ -125,8 +125,18 @@ def _row_faults(row: Row) -> Iterator[str]:
         yield f"is {status}, which does not go with code {code}"
     if code == PURGED and (told := sorted(name for name in row.keys() - bare(row).keys() if row[name] is not None)):
         yield f"was taken down, and still has {', '.join(told)}"
+    yield from _score_faults(row)
     if (picture := row.get("thumbnail")) is not None and (wrong := _wrong_with(picture)):
         yield f"has a thumbnail that {wrong}"
+
+
+def _score_faults(row: Row) -> Iterator[str]:
+    for name, (lowest, highest) in SCORE_RANGES.items():
+        value = row.get(name)
+        if value is not None and not lowest <= value <= highest:  # which no NaN is
+            yield f"has {name} {value:g}, which lies between {lowest:g} and {highest:g}"
+    if strangers := sorted({str(code) for code in row.get("flagged") or []} - set(CODES)):
+        yield f"is flagged as {', '.join(strangers)}, which no filter says"
 
 
 def _wrong_with(picture: bytes) -> str | None:
@@ -180,6 +190,13 @@ def read_manifest(file: Path) -> Manifest:
     for name in ("recipe", "splits", "counts", "normalization", "settings"):
         if not isinstance(getattr(manifest, name), dict):
             raise NotAsPromisedError(f"has {name} of another form than it should")
+    filters = manifest.settings.get("filters")
+    if filters is not None and not (isinstance(filters, dict) and isinstance(filters.get("thresholds", {}), dict)):
+        raise NotAsPromisedError("has filters of another form than it should")
+    if any(not isinstance(limit, int | float) for limit in (filters or {}).get("thresholds", {}).values()):
+        raise NotAsPromisedError("has a threshold that is no number")
+    if not (isinstance(manifest.versions, dict) and all(isinstance(told, str) for told in manifest.versions.values())):
+        raise NotAsPromisedError("has versions of another form than it should")
     if manifest.recipe.get("modality") not in ("both", "audio", "video"):
         raise NotAsPromisedError("has a recipe of no known modality")
     return manifest

@@ -10,7 +10,6 @@ Clips of one video are no duplicates where a chorus comes again: their places in
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.clips import video_of
 from pipeline.filters.judge import Mode
 from pipeline.fingerprint import KINDS, from_bytes
 from pipeline.matching import FingerprintIndex
@@ -35,8 +35,6 @@ HALF_CLIP_S = CLIP_S / 2
 SAME_OFFSET_S = 1.0  # sound and picture of one video, at the same offset, are no further apart
 PROGRESS_EVERY = 500  # clips
 NONE = (0.0, 0.0)
-
-_NUMBERED = re.compile(r" \(clip \d+\)$")  # see clips.clip_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,11 +174,6 @@ def _shared(row: Row, other: Row, sound: tuple[float, float], picture: tuple[flo
         picture_offset_s=picture[1],
         same_title=_title(row) == _title(other),
     )
-
-
-def video_of(source_id: str) -> str:
-    """Identity of the video that a candidate is a clip of."""
-    return _NUMBERED.sub("", source_id)
 
 
 def _title(row: Row) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline.filters import motion, sound, speech, text
-from pipeline.filters.text import Rule
+from pipeline.filters.text import Rule, rules_hash
 from pipeline.filters.thresholds import Thresholds
 from pipeline.filters.verdict import Verdict
 
@@ -36,8 +35,7 @@ class Filters:
         """What ``dataset.json`` says of them; the rules by the hash of their table."""
         if self.mode == "off":
             return {"mode": "off"}
-        rules = hashlib.sha256(repr(self.rules).encode()).hexdigest()[:16]
-        return {"mode": self.mode, "thresholds": asdict(self.thresholds), "rules": rules}
+        return {"mode": self.mode, "thresholds": asdict(self.thresholds), "rules": rules_hash(self.rules)}
 
 
 OFF = Filters(mode="off")

@@ -30,6 +30,7 @@ FADE_SHARE = 0.05  # largest energy of what a straight line does not explain, ov
 FIXED = 3  # grey levels within which bars and logos stay throughout
 FREE_SHARE = 0.2  # of the picture that must remain without bars and logos, for them to be left out
 BORDER_PX = 2  # where a camera brings in what was not to be seen
+BARS_LEAVE = 0.3  # of the picture, at least: an upright film in a wide frame; less is a text on a plain ground
 BLACK = 24  # level of 255 below which a black picture lies,
 BLACK_SHARE = 0.99  # but for a logo
 
@@ -47,10 +48,12 @@ def scores(small_THW: np.ndarray) -> dict[str, float]:
     dict
         ``motion``, the median over time of the mean change between successive pictures, grey levels; ``moved``,
         ``still_share`` and ``camera_share`` of the time, as told above (the rest are fades); ``held_s``, the longest
-        time for which nothing changes; ``black_share`` of the time. Nothing of less than three pictures.
+        time for which nothing changes; ``black_share`` of the time. Bars around the picture do not count. Nothing of
+        less than three pictures.
     """
     if len(small_THW) < 3:
         return {}
+    small_THW = _inside_bars(small_THW)
     steps = np.abs(np.diff(small_THW.astype(np.int16), axis=0)).mean(axis=(1, 2))
     still, camera, fade = _explained(small_THW)
     held = max((sum(1 for _ in run) for is_still, run in groupby(still) if is_still), default=0)
@@ -109,6 +112,20 @@ def _explained(small_THW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     camera = (left < LEFT) | ((left_TN**2).mean(1) < LEFT_SHARE * energy)
     fade = (bend[:, used] ** 2).mean(1) < FADE_SHARE * energy
     return still, camera, fade
+
+
+def _inside_bars(small_THW: np.ndarray) -> np.ndarray:
+    """The picture without plain bars around it, of any shade, that never change."""
+    plain_HW = np.ptp(small_THW, axis=0) <= FIXED
+    box = []
+    for axis in (1, 0):
+        lines = small_THW[0] if axis else small_THW[0].T
+        is_bar = plain_HW.all(axis=axis) & (np.ptp(lines, axis=1) <= FIXED)
+        inside = np.flatnonzero(~is_bar)
+        # The first line beside a bar is half bar, half picture.
+        box.append(slice(inside[0] + is_bar[0], inside[-1] + 1 - is_bar[-1]) if len(inside) else slice(None))
+    inside_THW = small_THW[:, box[0], box[1]]
+    return inside_THW if inside_THW[0].size >= BARS_LEAVE * small_THW[0].size else small_THW
 
 
 def _free(small_THW: np.ndarray) -> np.ndarray:

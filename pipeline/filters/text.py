@@ -18,6 +18,7 @@ called "Interview".
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 import re
@@ -160,6 +161,11 @@ def read_rules(table: Path) -> tuple[Rule, ...]:
         except ValueError as error:
             raise UserError(f"--rules {table}, row {number} ({row['name'] or 'no name'}): {error}") from error
     return tuple(rules.values())
+
+
+def rules_hash(rules: Sequence[Rule]) -> str:
+    """What tells one table from another, whatever its comments and spaces."""
+    return hashlib.sha256(repr(tuple(rules)).encode()).hexdigest()[:16]
 
 
 def _add(row: Mapping[str, str], rules: dict[str, Rule], words: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ nor creator is told, since the set knows neither: whoever publishes it adds them
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -75,7 +75,13 @@ class StoredFile(NamedTuple):
 
 
 def croissant(
-    manifest: Manifest, *, title: str, tars: Sequence[StoredFile], index: StoredFile, licences: Sequence[str | None]
+    manifest: Manifest,
+    *,
+    title: str,
+    tars: Sequence[StoredFile],
+    index: StoredFile,
+    columns: Collection[str],
+    licences: Sequence[str | None],
 ) -> str:
     """Text of ``croissant.json``.
 
@@ -89,6 +95,8 @@ def croissant(
         All tars with their sizes and hashes, by name; those of a huge set are cut off and told in words.
     index
         ``index.parquet``.
+    columns
+        Those it has: an older set's lacks what came later.
     licences
         Different licences of the kept clips, None for clips that came without one.
     """
@@ -116,7 +124,7 @@ def croissant(
             *(_file_object(tar, "application/x-tar", "Samples as WebDataset members.") for tar in named),
             *_file_sets(manifest, [tar.name for tar in named]),
         ],
-        "recordSet": [*_splits(manifest), *_labels(manifest), _candidates()],
+        "recordSet": [*_splits(manifest), *_labels(manifest), _candidates(columns)],
     }
     if card_licences(licences):
         named_licences = {text: hub_licence(text) for text in licences if text}
@@ -202,13 +210,13 @@ def _labels(manifest: Manifest) -> list[dict[str, Any]]:
     ]
 
 
-def _candidates() -> dict[str, Any]:
+def _candidates(columns: Collection[str]) -> dict[str, Any]:
     return {
         "@type": "cr:RecordSet",
         "@id": "candidates",
         "name": "candidates",
         "description": "One row a candidate, kept or not; pictures and fingerprints are left to readers of parquet.",
-        "field": [_field(column) for column in INDEX if not pa.types.is_binary(column.type)],
+        "field": [_field(column) for column in INDEX if column.name in columns and not pa.types.is_binary(column.type)],
     }
 
 

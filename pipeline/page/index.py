@@ -40,8 +40,8 @@ class Index:
             self._file = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{file} cannot be read as an index; name the folder of a data set, or build it") from error
-        self._names = frozenset(self._file.schema_arrow.names)
-        if missing := {"status", "source_id"} - self._names:
+        self.columns: frozenset[str] = frozenset(self._file.schema_arrow.names)
+        if missing := {"status", "source_id"} - self.columns:
             raise UserError(f"{file} is no index of a data set: it has no column {', '.join(sorted(missing))}")
         self.num_rows: int = self._file.metadata.num_rows
         self.status = self.text("status")
@@ -49,7 +49,7 @@ class Index:
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column whole."""
-        if name in self._names:
+        if name in self.columns:
             with self._whole():
                 return self._file.read(columns=[name], use_threads=False).column(0)
         known = INDEX.field(name).type if name in INDEX.names else pa.null()
@@ -80,7 +80,7 @@ class Index:
 
     def has_value(self, name: str) -> np.ndarray:
         """Tell which rows have something in a column that is too large to be read whole: bool (rows,)."""
-        if name not in self._names:
+        if name not in self.columns:
             return np.zeros(self.num_rows, bool)
         found = [batch.column(0).is_valid().to_numpy(zero_copy_only=False) for batch in self._batches([name])]
         return np.concatenate([np.zeros(0, bool), *found])
@@ -88,7 +88,7 @@ class Index:
     def rows(self, positions: Sequence[int] | np.ndarray, columns: Sequence[str]) -> dict[int, Row]:
         """A few rows by their positions."""
         wanted = np.unique(np.asarray(positions, dtype=np.int64))
-        present = [name for name in columns if name in self._names]
+        present = [name for name in columns if name in self.columns]
         absent = dict.fromkeys(columns)
         found: dict[int, Row] = {}
         first = 0

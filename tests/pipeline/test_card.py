@@ -18,6 +18,7 @@ from markdown_it import MarkdownIt
 from flows.build_shards import as_command
 from pipeline.card import command, dataset_card
 from pipeline.filters.judge import Filters
+from pipeline.filters.text import DEFAULT_RULES, read_rules
 from pipeline.filters.thresholds import Thresholds
 from pipeline.page.licences import HUB_LICENCES, card_licences, hub_licence
 from pipeline.page.scores import AXES
@@ -142,11 +143,14 @@ def test_every_threshold_belongs_to_one_score():
     assert sorted(axis.threshold for axis in AXES if axis.threshold) == sorted(f.name for f in fields(Thresholds))
 
 
-def test_the_command_of_a_card_is_one_that_the_flow_takes():
-    filters = Filters(mode="score", thresholds=Thresholds.of({"speech": 0.4, "loudness": -55.0}))
+@pytest.mark.parametrize(("rules", "denoise", "named"), [(False, True, "RULES.csv"), (True, False, None)])
+def test_the_command_of_a_card_is_one_that_the_flow_takes(rules, denoise, named):
+    usual = read_rules(DEFAULT_RULES)
+    thresholds = Thresholds.of({"speech": 0.4, "loudness": -55.0})
+    filters = Filters(mode="score", thresholds=thresholds, rules=usual if rules else usual[1:])
     manifest = Manifest(
         labels=["Sad", "Glad"],
-        recipe=asdict(Recipe(modality="audio", denoise=True)),
+        recipe=asdict(Recipe(modality="audio", denoise=denoise)),
         recipe_hash="0",
         splits={},
         counts={},
@@ -159,11 +163,12 @@ def test_the_command_of_a_card_is_one_that_the_flow_takes():
     tyro.cli(as_command(lambda **parameters: asked.update(parameters) or 0), args=words[3:])
     assert asked["thresholds"] == asdict(filters.thresholds)
     assert asked["labels"] == "LABELS.csv"
+    assert asked["rules"] == named
     assert {name: asked[name] for name in ("seed", "split", "modality", "denoise", "filters")} == {
         "seed": 7,
         "split": "grouped",
         "modality": "audio",
-        "denoise": True,
+        "denoise": denoise,
         "filters": "score",
     }
 
@@ -179,7 +184,7 @@ def test_an_older_set_without_filters_and_one_with_nothing_kept_have_a_card(tmp_
     make_set(tmp_path / "old", [kept("a.mp4", split=None)], recipe=Recipe(modality="audio"))
     old = (tmp_path / "old/README.md").read_text()
     assert "threshold" not in old
-    assert "--filters" not in old
+    assert "--filters off" in old
     assert 'samples["mel_32k.npy"]' in old or '"mel_32k.npy"' in old
     make_set(tmp_path / "none", [left_out("a.mp4", "no-audio")], filters=Filters(mode="off"))
     none = (tmp_path / "none/README.md").read_text()

@@ -36,6 +36,22 @@ def painting(seed: int, *, height: int = HEIGHT_PX, width: int = WIDTH_PX) -> np
 PAINTINGS = [painting(seed) for seed in range(8)]
 
 
+def barred(picture: np.ndarray, *, level: int, columns: float = 0.34, rows: float = 0.0) -> np.ndarray:
+    """The picture made smaller, between bars: ``columns`` and ``rows`` are shares of the frame that they take."""
+    height, width = picture.shape[:2]
+    inner_height, inner_width = round(height * (1 - rows)), round(width * (1 - columns))
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    frame = np.full_like(picture, level)
+    frame[top : top + inner_height, left : left + inner_width] = picture[
+        np.arange(inner_height) * height // inner_height
+    ][:, np.arange(inner_width) * width // inner_width]
+    return frame
+
+
+def in_bars(pictures, *, level: int, columns: float, rows: float):
+    return (barred(picture, level=level, columns=columns, rows=rows) for picture in pictures)
+
+
 def performer(pictures, *, size_px: int = 50):
     """Somebody who sways before the pictures, and moves an arm."""
     body = painting(99)[:100, :size_px]
@@ -47,6 +63,10 @@ def performer(pictures, *, size_px: int = 50):
         arm = int(20 * np.sin(7 * now_s))
         film[y + 40 + arm : y + 48 + arm, x + size_px : x + size_px + 30] = 230
         yield film
+
+
+def before_one_picture():
+    return performer(itertools.repeat(PAINTINGS[0]))
 
 
 def cuts(every_s: float):
@@ -79,14 +99,19 @@ NO_VIDEOS = {
     ),
     "lyrics": lambda to: material.lyrics(PAINTINGS[0], None, to),
     "karaoke": lambda to: material.lyrics(PAINTINGS[0], None, to, karaoke=True),
+    "lyrics on black": lambda to: material.lyrics(np.zeros_like(PAINTINGS[0]), None, to),
+    "karaoke on black": lambda to: material.lyrics(np.zeros_like(PAINTINGS[0]), None, to, karaoke=True),
+    "still between bars": lambda to: material.still(barred(PAINTINGS[0], level=16), None, to, grain=2),
     "black": lambda to: material.black(None, to),
     "frozen": lambda to: material.frozen(shaken(), None, to, moves_s=10),
 }
 
 VIDEOS = {
-    "before a fixed camera": lambda: performer(itertools.repeat(PAINTINGS[0])),
+    "before a fixed camera": lambda: before_one_picture(),
     "small, before a fixed camera": lambda: performer(itertools.repeat(PAINTINGS[0]), size_px=20),
     "filmed by hand": shaken,
+    "upright between grey bars": lambda: in_bars(before_one_picture(), level=90, columns=0.65, rows=0),
+    "small between black bars": lambda: in_bars(before_one_picture(), level=0, columns=0.3, rows=0.4),
     "cut every 3 s": lambda: cuts(3),
     "cut every 0.7 s": lambda: cuts(0.7),
 }

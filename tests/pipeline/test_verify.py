@@ -488,6 +488,18 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         ),
         ["index.parquet: songs/talk.mp4: has a thumbnail that cannot be decoded"],
     ),
+    "a share above one": (
+        in_index(of_status("rejected", speech_share=1.5)),
+        ["index.parquet: .*: has speech_share 1.5, which lies between 0 and 1"],
+    ),
+    "a score that is no number": (
+        in_index(of_status("rejected", loudness_db=float("nan"))),
+        ["index.parquet: .*: has loudness_db nan, which lies between -120 and 20"],
+    ),
+    "a flag that no filter raises": (
+        in_index(of_status("rejected", flagged=["speech", "boring"])),
+        ["is flagged as boring, which no filter says"],
+    ),
     "a thumbnail that is a program": (
         in_index(of_status("rejected", thumbnail=b"%!PS\n(x) show")),
         ["has a thumbnail that cannot be decoded: it is no JPEG$"],
@@ -538,6 +550,18 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "another schema version": (
         in_manifest(lambda raw: raw.update(schema_version=9)),
         ["dataset.json: it is of schema ver"],
+    ),
+    "filters that are no settings": (
+        in_manifest(lambda raw: raw["settings"].update(filters=["speech"])),
+        ["dataset.json: has filters of another form than it should"],
+    ),
+    "a threshold in words": (
+        in_manifest(lambda raw: raw["settings"].update(filters={"mode": "drop", "thresholds": {"speech": "low"}})),
+        ["dataset.json: has a threshold that is no number"],
+    ),
+    "a version that is a number": (
+        in_manifest(lambda raw: raw["versions"].update(numpy=2)),
+        ["dataset.json: has versions of another form than it should"],
     ),
     "a manifest of another form": (
         in_manifest(lambda raw: raw.update(splits=[])),
