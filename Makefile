@@ -19,7 +19,7 @@ demo: setup ## from music videos to scores in minutes (MEDIA=folder: your videos
 	@$(PY) -m scripts.demo --media "$(MEDIA)" --labels "$(LABELS)"
 
 test: venv ## the quick tests (WORKERS=2)
-	$(PY) -m pytest -m "not slow" -n $(strip $(WORKERS)) --dist loadscope
+	$(PY) -m pytest -m "not slow" -n $(strip $(WORKERS)) --dist loadscope --no-loadscope-reorder
 
 test-slow: venv ## the slow tests: soaks and long rounds
 	@$(PY) -m pytest -m slow; status=$$?; \

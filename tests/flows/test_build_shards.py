@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -43,7 +44,7 @@ def test_a_second_run_does_nothing_and_says_so(built, videos):
     assert fingerprint(out) == before
 
 
-@pytest.mark.parametrize("moment", ["part-*.parquet", "plan.parquet"])
+@pytest.mark.parametrize("moment", ["part-*.parquet", pytest.param("plan.parquet", marks=pytest.mark.slow)])
 def test_killed_and_run_again_it_ends_in_the_same_bytes(built, videos, tmp_path, moment):
     out = tmp_path / "mved"
     words = ("--source", str(videos), "--labels", "mved", "--out", str(out), "--workers", "2")
@@ -60,7 +61,7 @@ def test_killed_and_run_again_it_ends_in_the_same_bytes(built, videos, tmp_path,
     assert fingerprint(out) == fingerprint(built[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_to_the_whole_group_ends_it_soon_and_spoils_no_clip(built, videos, tmp_path, number):
     """What Ctrl-C in a terminal does: flow, workers, ffmpeg and Prefect's server all get it."""
     out = tmp_path / "mved"
@@ -72,7 +73,7 @@ def test_a_signal_to_the_whole_group_ends_it_soon_and_spoils_no_clip(built, vide
     code, text, err = running.finish(timeout_s=30)
     assert (code, text) == (128 + number, "")
     assert "build-shards: stopped; the same command goes on from here\n" in err  # a tracker of loky may speak last
-    assert "Traceback" not in err
+    assert not re.search(r'File ".*/(pipeline|flows)/\w+\.py"', err), err  # Prefect's own server may complain
     running.kill()
     assert finish(*words)[:2] == (0, built[1])
     assert fingerprint(out) == fingerprint(built[0])

@@ -223,6 +223,7 @@ def test_the_bare_command_does_the_job_of_the_defaults_file(served, catalogue):
     assert len(catalogue.requests) == asked
 
 
+@pytest.mark.slow
 def test_p_names_other_searches(served, catalogue, tmp_path):
     key = next(iter(catalogue.searches))
     words = ("-p", f'source=["search:{key}", "{catalogue.watch("song-2")}"]', "-p", f"out={tmp_path / 'set'}")
