@@ -135,9 +135,11 @@ def coded(sound: np.ndarray, settings: tuple[str, ...]) -> np.ndarray:
 
 def behind_the_gate(clean: np.ndarray, noisy: np.ndarray) -> Row:
     """What a build does to the sound; ``snr`` is the estimate that opens the gate."""
-    snr_db = denoise.estimate_snr_db(noisy)
-    sound, done = denoise.denoise_if_noisy(noisy, BASE_RATE_HZ, snr_db=snr_db)
-    return {"snr": snr_db, "open": done} | (gain(clean, noisy, sound) if done else {"sdr": 0.0, "distance": 0.0})
+    noise = denoise.find_noise(noisy, sample_rate_hz=BASE_RATE_HZ)
+    told = {"snr": noise.snr_db, "open": noise.opens_gate}
+    if not noise.opens_gate:
+        return told | {"sdr": 0.0, "distance": 0.0}
+    return told | gain(clean, noisy, denoise.denoise(noisy, noise, sample_rate_hz=BASE_RATE_HZ))
 
 
 def ways(noisy: np.ndarray, added: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

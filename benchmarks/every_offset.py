@@ -29,8 +29,10 @@ class EveryOffset:
             signs[n, : len(items)] = np.where(items[:, None] != 0, 2.0 * ones - 1, 0)
             change[n, : len(items)] = quarter_changes(items, np.zeros(len(items))) / 4 * (items != 0)
         mask = np.abs(signs[:, :, 0])
-        spectra = (np.fft.rfft(part, self.SIZE, axis=1) for part in (signs, mask, change))
-        return tuple(spectrum.astype(np.complex64) for spectrum in spectra)  # type: ignore[return-value]  # three of them
+        return self._spectrum(signs), self._spectrum(mask), self._spectrum(change)
+
+    def _spectrum(self, part: np.ndarray) -> np.ndarray:
+        return np.fft.rfft(part, self.SIZE, axis=1).astype(np.complex64)
 
     def smallest(self, query: np.ndarray) -> np.ndarray:
         """Of all offsets, a number a clip; infinite where no overlap has enough change to tell."""

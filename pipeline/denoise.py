@@ -48,6 +48,11 @@ class Noise:
     snr_db: float
     """What is left of the sound's power over the noise's; infinite where no noise is found."""
 
+    @property
+    def opens_gate(self) -> bool:
+        """Whether the sound is to be denoised."""
+        return self.snr_db < SNR_GATE_DB
+
 
 def find_noise(audio: np.ndarray, *, sample_rate_hz: int) -> Noise:
     """Look for hiss and hum that are stronger than the gate, and measure them.
@@ -70,20 +75,7 @@ def find_noise(audio: np.ndarray, *, sample_rate_hz: int) -> Noise:
     return Noise(hiss=hiss, hum=hum, snr_db=float(snr_db))
 
 
-def estimate_snr_db(audio: np.ndarray, sample_rate_hz: int = 32_000) -> float:
-    """Estimate how far steady noise lies below the sound, in dB; infinite where none is found."""
-    return find_noise(audio, sample_rate_hz=sample_rate_hz).snr_db
-
-
-def denoise_if_noisy(audio: np.ndarray, sample_rate_hz: int, *, snr_db: float) -> tuple[np.ndarray, bool]:
-    """Denoise a clip if its estimated SNR opens the gate: the sound, and whether it was denoised."""
-    if snr_db >= SNR_GATE_DB:
-        return audio, False
-    noise = find_noise(audio, sample_rate_hz=sample_rate_hz)
-    return denoise(audio, noise, sample_rate_hz=sample_rate_hz, strength=STRENGTH), True
-
-
-def denoise(audio: np.ndarray, noise: Noise, *, sample_rate_hz: int, strength: float) -> np.ndarray:
+def denoise(audio: np.ndarray, noise: Noise, *, sample_rate_hz: int, strength: float = STRENGTH) -> np.ndarray:
     """Reduce ``noise`` by ``strength``: 0 keeps all, 1 takes all of what noisereduce takes for it.
 
     Returns
@@ -164,7 +156,8 @@ def _hum(power: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     hum = np.zeros(len(power))
     if power.shape[1] < _MIN_FRAMES:
         return hum
-    quiet_db, louder_db = 10 * np.log10(np.quantile(power, (0.05, 0.25), axis=1) + _TINY)
+    looked_at = power[: round(_HARMONICS * max(_MAINS_HZ) * _HUM_FFT / sample_rate_hz) + 10]  # with what is beside
+    quiet_db, louder_db = 10 * np.log10(np.quantile(looked_at, (0.05, 0.25), axis=1) + _TINY)
     for mains_hz in _MAINS_HZ:
         lines = []
         for harmonic in range(1, _HARMONICS + 1):

@@ -62,7 +62,7 @@ class Probe:
     fps: float | None
     width_px: int | None
     height_px: int | None
-    aspect: float | None = None
+    aspect: float | None
     """Width over height as it is shown; pixels need not be square. A phone's rotation is not told by the container."""
 
     def duration_s(self, modality: Modality) -> float:
@@ -149,7 +149,7 @@ def _probe(name: str, options: dict[str, str]) -> Probe:
                 fps=float(rate) if rate else None,
                 width_px=video.width if video else None,
                 height_px=video.height if video else None,
-                aspect=float(video.display_aspect_ratio) if video and video.display_aspect_ratio else None,
+                aspect=_aspect(video),
             )
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -165,6 +165,13 @@ def require_streams(found: Probe, modality: Modality) -> None:
         raise RejectedError("no-video", "the file holds no moving picture")
     if modality != "video" and found.audio_stream is None:
         raise RejectedError("no-audio", "the file holds no sound")
+
+
+def _aspect(video: av.VideoStream | None) -> float | None:
+    """Width over height as it is shown; pixels are square where the file does not say."""
+    if video is None or not video.height:
+        return None
+    return float(video.display_aspect_ratio or video.width / video.height)
 
 
 def _stream_s(stream: av.stream.Stream | None) -> float | None:

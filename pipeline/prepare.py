@@ -81,7 +81,7 @@ def prepare(source: Source, *, recipe: Recipe, seed: int, filters: Filters = OFF
             raise RejectedError(*source.problem)
         if source.path is None or not source.path.is_file():
             raise RejectedError("unavailable", "no such file")
-        if filters.mode == "drop" and (told := text.problem(filters.rules, source)) is not None:
+        if filters.mode == "drop" and meta["text_rules"] and (told := text.problem(filters.rules, source)):
             raise RejectedError(*told)
         meta |= {"sha256": _sha256(source.path)}
         found = media.probe(source.path)
@@ -125,10 +125,11 @@ def features(clip: media.Clip, *, recipe: Recipe) -> tuple[dict[str, np.ndarray]
         arrays["frames"] = hold_last(clip.frames_THWC)
     if clip.audio is not None:
         sound = audio.fit_length(clip.audio, CLIP_S * audio.BASE_RATE_HZ)
-        snr_db = denoise.estimate_snr_db(sound)
-        notes = {"snr_db": snr_db if np.isfinite(snr_db) else None, "denoised": False}
-        if recipe.denoise:
-            sound, notes["denoised"] = denoise.denoise_if_noisy(sound, audio.BASE_RATE_HZ, snr_db=snr_db)
+        noise = denoise.find_noise(sound, sample_rate_hz=audio.BASE_RATE_HZ)
+        is_noisy = recipe.denoise and noise.opens_gate
+        notes = {"snr_db": noise.snr_db if np.isfinite(noise.snr_db) else None, "denoised": is_noisy}
+        if is_noisy:
+            sound = denoise.denoise(sound, noise, sample_rate_hz=audio.BASE_RATE_HZ)
         for name, signal in audio.at_rates(sound).items():
             arrays[name] = mel_and_phase(signal, sample_rate_hz=SAMPLE_RATES_HZ[name], phase=recipe.phase)
     return arrays, notes

@@ -17,6 +17,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,10 +26,11 @@ from tqdm import tqdm
 
 from pipeline import dataset, journal, shards
 from pipeline.clips import video_and_number
+from pipeline.command import exit_code
 from pipeline.damage import reading
 from pipeline.errors import DISK_ERRNOS, UserError
 from pipeline.journal import Purge
-from pipeline.schema import Manifest, SchemaError
+from pipeline.schema import Manifest
 from pipeline.storage import free_bytes, single_writer
 from pipeline.store import Store, open_store
 from pipeline.takedown import PURGED, Named, named_keys
@@ -272,11 +274,8 @@ def _num(count: int, thing: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    try:
-        return tyro.cli(purge, prog="python -m pipeline.purge", description=__doc__, args=argv)
-    except (UserError, SchemaError, OSError) as error:
-        print(f"purge: {error}", file=sys.stderr)
-        return 2
+    asked = partial(tyro.cli, purge, prog="python -m pipeline.purge", description=__doc__, args=argv)
+    return exit_code("purge", asked)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import json
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ from markupsafe import Markup
 
 from pipeline import shards
 from pipeline.card import command, dataset_card, dataset_title
+from pipeline.command import exit_code
 from pipeline.damage import reading
 from pipeline.errors import UserError
 from pipeline.page import clips
@@ -35,7 +37,7 @@ from pipeline.page.croissant import MAX_TARS, StoredFile, croissant
 from pipeline.page.index import Index, tally
 from pipeline.page.outcome import outcome
 from pipeline.page.scores import QUANTILES, histograms, mode_of, rule_counts, thresholds_of
-from pipeline.schema import CLIP_S, MEMBERS, SAMPLE_RATES_HZ, Manifest, SchemaError
+from pipeline.schema import CLIP_S, MEMBERS, SAMPLE_RATES_HZ, Manifest
 from pipeline.storage import publish_text
 
 TEMPLATES = Path(__file__).with_name("page")
@@ -202,21 +204,23 @@ def rebuild(folder: Path) -> None:
     write(folder, manifest)
 
 
-def main(folder: tyro.conf.Positional[Path], /) -> int:
+def redraw(folder: tyro.conf.Positional[Path], /) -> int:
     """Write README.md, croissant.json and report.html of a data set anew.
 
     Args:
         folder: Of the data set, such as shards/mved.
     """
-    try:
-        with reading(folder):
-            rebuild(folder)
-    except (UserError, SchemaError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 2
+    with reading(folder):
+        rebuild(folder)
     print(f"report: {folder / 'report.html'}, beside README.md and croissant.json")
     return 0
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    asked = partial(tyro.cli, redraw, prog="python -m pipeline.report", description=__doc__, args=argv)
+    return exit_code("report", asked)
+
+
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main, prog="python -m pipeline.report", description=__doc__))
+    sys.exit(main())

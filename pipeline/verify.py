@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ import tyro
 from tqdm import tqdm
 
 from pipeline import dataset, journal, shards
+from pipeline.command import exit_code
 from pipeline.damage import DAMAGE, in_a_line
 from pipeline.errors import UserError
 from pipeline.schema import Manifest, SchemaError
@@ -150,11 +152,8 @@ def _of_shard(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    try:
-        return tyro.cli(verify, prog="python -m pipeline.verify", description=__doc__, args=argv)
-    except (UserError, SchemaError, OSError) as error:
-        print(f"verify: {error}", file=sys.stderr)
-        return 2
+    asked = partial(tyro.cli, verify, prog="python -m pipeline.verify", description=__doc__, args=argv)
+    return exit_code("verify", asked)
 
 
 if __name__ == "__main__":

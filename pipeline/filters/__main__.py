@@ -15,14 +15,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
+from pipeline.command import exit_code
+from pipeline.damage import reading
 from pipeline.errors import UserError
 from pipeline.filters.judge import CODES_OF_FILTERS, judge
 from pipeline.filters.thresholds import Thresholds
-from pipeline.schema import SCORES, Manifest, SchemaError
+from pipeline.schema import SCORES, Manifest
 from pipeline.shards import read_manifest
 from pipeline.text import clean_text
 
@@ -54,24 +55,16 @@ class Clip:
 def main() -> int:
     """Parse, read the index, tell."""
     asked = tyro.cli(Arguments, prog="python -m pipeline.filters", description=__doc__)
-    try:
-        manifest = read_manifest(asked.folder)
-        if manifest is None:
-            raise UserError(f"{asked.folder} holds no data set (dataset.json); name the folder of one")
+    manifest = read_manifest(asked.folder)
+    if manifest is None:
+        raise UserError(f"{asked.folder} holds no data set (dataset.json); name the folder of one")
+    with reading(asked.folder):
         own = own_thresholds(manifest)
         # Parsed again, now that the set's own thresholds are known: they are the defaults.
         asked = tyro.cli(Arguments, default=Arguments(folder=asked.folder, thresholds=own), description=__doc__)
         clips = list(judged_again(asked.folder, asked.thresholds))
-        if not clips:
-            raise UserError(f"{asked.folder} holds no score; build it again, with --filters score or drop")
-    except (UserError, SchemaError, OSError) as error:
-        print(f"filters: {error}", file=sys.stderr)
-        return 2
-    except (pa.ArrowException, ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        mend = f"python -m pipeline.verify {asked.folder} tells more"
-        print(f"filters: index.parquet or dataset.json is damaged ({reason}); {mend}", file=sys.stderr)
-        return 2
+    if not clips:
+        raise UserError(f"{asked.folder} holds no score; build it again, with --filters score or drop")
     changes = {name: value for name, value in asdict(asked.thresholds).items() if value != getattr(own, name)}
     for line in told(clips, manifest, changes, show=asked.show):
         print(line)
@@ -88,7 +81,6 @@ def judged_again(folder: Path, thresholds: Thresholds) -> Iterator[Clip]:
     """Every clip that was scored, with what was said of it and what would be.
 
     Clips that fell for another reason, a duplicate say, are not among them: they would not be kept.
-
     """
     file = folder / "index.parquet"
     present = [name for name in SCORES if name in pq.read_schema(file).names]  # a set may be older than a score
@@ -129,4 +121,4 @@ def told(clips: list[Clip], manifest: Manifest, changes: dict[str, float], *, sh
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code("filters", main))

@@ -9,7 +9,7 @@ import pytest
 from pipeline import media
 from pipeline.clips import ClipSpan
 from pipeline.errors import RejectedError
-from tests.conftest import NUMBERED
+from tests.conftest import NUMBERED, run_ffmpeg
 
 RATE_HZ = 32_000
 
@@ -96,6 +96,15 @@ def test_the_frame_on_show_is_found_where_seeking_is_hard(tmp_path, make_media, 
     shown = shown_frames(path, start_s)
     differences = np.abs(clip.frames_THWC.astype(int) - shown).mean(axis=(1, 2, 3))
     assert differences.max() < 8  # scaled by another tool; another number differs by 25 at least
+
+
+@pytest.mark.parametrize(
+    ("size", "pixels", "aspect"), [("80x60", "1", 4 / 3), ("80x60", "4/3", 16 / 9), ("80x60", "0", 4 / 3)]
+)
+def test_the_aspect_is_that_of_what_is_shown_whatever_the_shape_of_the_pixels(tmp_path, size, pixels, aspect):
+    path = tmp_path / "video.mkv"
+    run_ffmpeg("-f", "lavfi", "-t", "1", "-i", f"testsrc=size={size},setsar={pixels}", "-c:v", "mpeg4", str(path))
+    assert media.probe(path).aspect == pytest.approx(aspect)
 
 
 def test_constant_rate_gives_the_index_rule_of_the_reference_loader(numbered):
@@ -207,8 +216,6 @@ def test_a_truncated_file_whose_header_promises_more_yields_less(tmp_path, make_
 
 
 def test_cover_art_is_no_moving_picture(tmp_path, make_media):
-    from tests.conftest import run_ffmpeg
-
     cover, song, both = tmp_path / "cover.png", tmp_path / "song.m4a", tmp_path / "album track.mp4"
     run_ffmpeg("-f", "lavfi", "-i", "color=red:size=32x32", "-frames:v", "1", str(cover))
     make_media(song, picture=None)

@@ -566,7 +566,7 @@ def test_a_folder_that_is_no_set_is_told_in_one_line_with_code_2(mixed, tmp_path
     for name in ("dataset.json", "index.parquet"):
         shutil.copy(mixed / name, folder)
     damage(folder)
-    assert report.main(folder) == 2
+    assert report.main([str(folder)]) == 2
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.startswith("report: ")
