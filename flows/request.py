@@ -216,7 +216,9 @@ class Request:
         )
         build.check_against_earlier()
         if self.license == "creative-commons":
-            others = [row for row in build.committed_rows() if not is_creative_commons(row["licence"])]
+            others = [
+                row for row in build.committed_rows(["key", "licence"]) if not is_creative_commons(row["licence"])
+            ]
             if others:
                 told = f"{self.out} holds {len(others)} clips of other licences already, {others[0]['key']} for one"
                 raise UserError(f"--license: {told}; build another --out")

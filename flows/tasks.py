@@ -37,9 +37,9 @@ def prepare_in_worker(
 
 
 @task(name="pack-shard", cache_policy=NO_CACHE)
-def pack_shard(pack: Callable[[list[Row]], None], rows: list[Row]) -> None:
+def pack_shard(pack: Callable[[str], None], name: str) -> None:
     """Write one shard and its commit record."""
-    pack(rows)
+    pack(name)
 
 
 def prepared(build: Build, batches: Iterable[Sequence[Source]], *, num_workers: int) -> Iterator[list[Row]]:
@@ -68,7 +68,7 @@ def finish_earlier(build: Build, *, log: Callable[[str], None]) -> None:
 
 def finish(build: Build) -> Manifest:
     """Pack the planned shards that are missing, then derive index, manifest and card."""
-    for _ in windowed((pack_shard.submit(build.pack, rows) for rows in build.shards_to_pack()), size=2):
+    for _ in windowed((pack_shard.submit(build.pack, name) for name in build.shards_to_pack()), size=2):
         pass
     return build.finish()
 

@@ -14,21 +14,24 @@ from __future__ import annotations
 import hashlib
 import json
 import traceback
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+import pyarrow.compute as pc
 
 from pipeline import dataset, journal, shards
 from pipeline.errors import DISK_ERRNOS, UserError
 from pipeline.exclude import Excluded
 from pipeline.filters.duplicates import Progress
 from pipeline.filters.judge import OFF, Filters
+from pipeline.fingerprint import KINDS
 from pipeline.plan import SplitRule
 from pipeline.planning import write_plan
 from pipeline.prepare import Recipe, prepare, versions
-from pipeline.schema import EMOTIONS, Manifest, Rejected
+from pipeline.schema import EMOTIONS, INDEX, Manifest, Rejected
 from pipeline.sources import Source
 from pipeline.storage import publish_text
 from pipeline.takedown import PURGED, TakenDown
@@ -36,6 +39,9 @@ from pipeline.takedown import PURGED, TakenDown
 Row = dict[str, Any]
 
 NOTHING = Excluded()
+
+KNOWN = ["source_id", "link", "source_group", "status", "code", "detail", "sha256"]
+"""Columns of the index that tell what was dealt with, and how."""
 
 MAX_BATCH = 16  # candidates: about 80 MB a part, 10 s of work
 
@@ -151,7 +157,8 @@ class Build:
                     "choose another --out, or ask for the same"
                 )
 
-        standing = self.committed_rows() if self.excluded.identities else []
+        named_by = ["key", "source_id", "link", "source_group", "sha256", *KINDS]
+        standing = self.committed_rows(named_by) if self.excluded.identities else ()
         held = [row for row in standing if self.excluded.by_content(row) is not None]
         if held:
             raise UserError(
@@ -165,6 +172,10 @@ class Build:
         self.check_against_earlier()
         for leftover in [*self.out.glob(".*.tmp"), *self.out.glob(".*.purge"), *self.work.glob(".*.tmp")]:
             leftover.unlink()
+        whole = {part.stem for part in self.parts()}
+        for sample in self.work.glob("part-*-*.tar"):
+            if sample.stem.rpartition("-")[0] not in whole:  # of a part that was cut short
+                sample.unlink()
         publish_text(self._request_file, json.dumps(self._request(), indent=2) + "\n")
 
     @property
@@ -178,8 +189,12 @@ class Build:
     # --- prepare -------------------------------------------------------------------------------------------------
 
     def known_rows(self) -> list[Row]:
-        """Rows of every candidate dealt with: by earlier builds, in a pending plan, or in a whole part."""
-        return self.earlier_rows() + (self.plan_rows() or self.part_rows())
+        """What is known of every candidate dealt with: by earlier builds, in a pending plan, or in a whole part."""
+        planned = list(self.plan_rows(KNOWN))
+        dealt_with = planned or [row for part in self.parts() for row in shards.read_rows(part, KNOWN)]
+        again = {row["source_id"] for row in planned}  # it may stand in shards already
+        standing = [row for row in self.committed_rows(KNOWN) if row["source_id"] not in again]
+        return [*self._left_out(KNOWN), *standing, *dealt_with]
 
     def pending(self, again: Collection[str] = ()) -> list[Source]:
         """Candidates to prepare, in order.
@@ -206,7 +221,7 @@ class Build:
 
     def up_to_date(self, again: Collection[str] = ()) -> Manifest | None:
         """Return the set's manifest if nothing is left to do."""
-        if journal.file_of(self.out).exists() or self.plan_file.exists() or self.part_rows() or self.pending(again):
+        if journal.file_of(self.out).exists() or self.plan_file.exists() or self.parts() or self.pending(again):
             return None
         return shards.read_manifest(self.out)
 
@@ -216,26 +231,25 @@ class Build:
         size = max(1, min(MAX_BATCH, len(pending) // (4 * num_workers)))
         return [pending[i : i + size] for i in range(0, len(pending), size)]
 
-    def part_rows(self) -> list[Row]:
-        """Rows of all whole parts."""
-        return [row for file in sorted(self.work.glob("part-*.parquet")) for row in shards.read_rows(file)]
+    def parts(self) -> list[Path]:
+        """Tables of all whole parts."""
+        return sorted(self.work.glob("part-*.parquet"))
 
-    def plan_rows(self) -> list[Row]:
-        """Rows of the pending plan; none where there is none."""
-        return shards.read_rows(self.plan_file) if self.plan_file.exists() else []
+    def plan_rows(self, columns: Sequence[str] | None = None, *, shard: str | None = None) -> Iterator[Row]:
+        """Rows of the pending plan, or those of one shard; none where there is none."""
+        if self.plan_file.exists():
+            only = None if shard is None else pc.field("shard") == shard
+            for table in shards.read_tables(self.plan_file, columns, only=only):
+                yield from table.to_pylist()
 
-    def earlier_rows(self) -> list[Row]:
-        """Rows of finished builds: what the shards hold, and from the index what was not kept.
+    def _left_out(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        """Rows of what finished builds did not keep, but for what a pending plan names: it may stand there already."""
+        gone = self.superseded | {row["source_id"] for row in self.plan_rows(["source_id"])}
+        return (row for row in dataset.left_out_rows(self.out, columns) if row["source_id"] not in gone)
 
-        A plan that is pending may stand in shards and index already; what it names is left to it.
-        """
-        planned = {row["source_id"] for row in self.plan_rows()}
-        left_out = [row for row in dataset.left_out_rows(self.out) if row["source_id"] not in self.superseded]
-        return [row for row in [*left_out, *self.committed_rows()] if row["source_id"] not in planned]
-
-    def committed_rows(self) -> list[Row]:
-        """Rows of the shards that stand."""
-        return dataset.kept_rows(self.out)
+    def committed_rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """Some columns of the rows of the shards that stand."""
+        return dataset.kept_rows(self.out, columns)
 
     # --- plan ----------------------------------------------------------------------------------------------------
 
@@ -252,7 +266,7 @@ class Build:
         if not self.plan_file.exists():
             write_plan(
                 self.plan_file,
-                parts=sorted(self.work.glob("part-*.parquet")),
+                parts=self.parts(),
                 folder=self.out,
                 order=[source.source_id for source in self.sources],
                 split_rule=self.settings.split_rule,
@@ -265,26 +279,24 @@ class Build:
 
     # --- pack ----------------------------------------------------------------------------------------------------
 
-    def shards_to_pack(self) -> list[list[Row]]:
-        """Rows of every planned shard that is not committed yet."""
-        wanted = defaultdict(list)
-        for row in self.plan_rows():
-            if row["shard"] and not shards.record_of(self.out / row["shard"]).exists():
-                wanted[row["shard"]].append(row)
-        return [sorted(wanted[name], key=lambda row: row["place"]) for name in sorted(wanted)]
+    def shards_to_pack(self) -> list[str]:
+        """Names of the planned shards that are not committed yet."""
+        planned = {row["shard"] for row in self.plan_rows(["shard"]) if row["shard"]}
+        return [name for name in sorted(planned) if not shards.record_of(self.out / name).exists()]
 
-    def pack(self, rows: Sequence[Row]) -> None:
+    def pack(self, name: str) -> None:
         """Write one shard and its commit record."""
+        rows = list(self.plan_rows(shard=name))
         shards.pack_shard(self.out, rows, parts=self.work, labels=self.settings.labels, recipe_hash=self.recipe.hash)
 
     # --- finish --------------------------------------------------------------------------------------------------
 
     def finish(self) -> Manifest:
         """Derive index, ``dataset.json`` and card from the commit records and the plan, then drop plan and parts."""
-        left_out = [row for row in self.earlier_rows() + self.plan_rows() if row["status"] != "kept"]
+        planned = (row for row in self.plan_rows(INDEX.names) if row["status"] != "kept")
         manifest = dataset.publish(
             self.out,
-            left_out + self.committed_rows(),
+            chain(self._left_out(), planned),
             labels=self.settings.labels,
             recipe=asdict(self.recipe),
             recipe_hash=self.recipe.hash,

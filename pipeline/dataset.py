@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from pipeline import shards
-from pipeline.schema import INDEX, Manifest
+from pipeline.schema import INDEX, MEMBERS, Manifest
 from pipeline.storage import publish_text
 from pipeline.takedown import PURGED, bare
 
@@ -15,21 +20,27 @@ Row = dict[str, Any]
 
 WORK = ".build"  # folder in a set's own, of what a build or purge needs until it is finished
 
+MOMENTS = [f"{moment}_{name}" for name in MEMBERS for moment in ("mean", "meansq")]
 
-def kept_rows(folder: Path) -> list[Row]:
+
+def kept_rows(folder: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Rows of the samples that stand, from the commit records, by shard and in the order of its tar."""
-    return [row for tar in shards.committed_shards(folder) for row in shards.read_rows(shards.record_of(tar))]
+    for tar in shards.committed_shards(folder):
+        yield from shards.read_rows(shards.record_of(tar), columns)
 
 
-def left_out_rows(folder: Path) -> list[Row]:
+def left_out_rows(folder: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Rows of the candidates that finished builds did not keep, from the index."""
     index = folder / "index.parquet"
-    return [row for row in shards.read_rows(index) if row["status"] != "kept"] if index.exists() else []
+    if index.exists():
+        wanted = None if columns is None else list(dict.fromkeys([*columns, "status"]))
+        for table in shards.read_tables(index, wanted, only=pc.field("status") != "kept"):
+            yield from table.to_pylist()
 
 
 def publish(
     folder: Path,
-    rows: Sequence[Row],
+    left_out: Iterable[Row],
     *,
     labels: list[str] | None,
     recipe: dict[str, Any],
@@ -37,25 +48,33 @@ def publish(
     settings: dict[str, Any],
     versions: dict[str, str],
 ) -> Manifest:
-    """Write index, ``dataset.json``, card and page of a set from the rows of all its candidates.
+    """Write index, ``dataset.json``, card and page of a set from its commit records and the rows of all others.
 
-    Kept rows stand by shard and, within one, in the order given, which is that of the tar; the others by their names.
-    Of what was taken down nothing but its identity is written.
+    Kept rows stand by shard and, within one, in the order of its tar; the others by their names. Of what was taken down
+    nothing but its identity is written.
     """
-    rows = [bare(row) if row["code"] == PURGED else row for row in rows]
-    kept = sorted((row for row in rows if row["status"] == "kept"), key=lambda row: row["shard"])  # stable
-    left_out = sorted((row for row in rows if row["status"] != "kept"), key=lambda row: row["source_id"])
+    index = folder / "index.parquet"
+    kept = (
+        table
+        for tar in shards.committed_shards(folder)
+        for table in shards.read_tables(shards.record_of(tar), INDEX.names)
+    )
+    # What was left out is sorted, and so must be in memory, as columns; of what is kept no more than some shards' rows.
+    others = shards.tables_of((bare(row) if row["code"] == PURGED else row for row in left_out), INDEX)
+    by_name = pa.concat_tables([INDEX.empty_table(), *others]).sort_by("source_id")
+    shards.write_tables(index, chain(kept, [by_name]), INDEX)
+    told = pq.read_table(index, columns=["status", "code", "split", "shard", "label", *MOMENTS])
+    rows = told.select(["status", "code", "split", "shard", "label"]).to_pylist()
     manifest = Manifest(
         labels=labels,
         recipe=recipe,
         recipe_hash=recipe_hash,
-        splits=shards.split_summary(kept, labels),
+        splits=shards.split_summary((row for row in rows if row["status"] == "kept"), labels),
         counts=shards.count(rows),
-        normalization=shards.normalization(kept),
+        normalization=shards.normalization(told),
         settings=settings,
         versions=versions,
     )
-    shards.write_rows(folder / "index.parquet", kept + left_out, INDEX)
     publish_text(folder / "dataset.json", manifest.to_json())
     from pipeline import report  # here, since workers import this module and draw nothing
 

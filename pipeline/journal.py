@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -174,16 +175,15 @@ def _publish(folder: Path, purge: Purge, keys: frozenset[str]) -> None:
     manifest = shards.read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder} holds no dataset.json, and a purge of it is not finished; bring a copy, then go on")
-    kept = dataset.kept_rows(folder)
-    if held := [row for row in kept if row["key"] in keys]:
+    if held := [row for row in dataset.kept_rows(folder, ["key", "shard"]) if row["key"] in keys]:
         told = f"{folder / str(held[0]['shard'])} still holds {held[0]['key']}"
         raise UserError(f"{told}; the purge is not finished: bring a sound copy of tar and record, then purge again")
     gone = {row["source_id"] for row in purge.rows}
-    left_out = [without_keys(row, keys) for row in dataset.left_out_rows(folder) if row["source_id"] not in gone]
+    left_out = (without_keys(row, keys) for row in dataset.left_out_rows(folder) if row["source_id"] not in gone)
     end = {"status": "rejected", "code": PURGED, "detail": purge.detail}
     dataset.publish(
         folder,
-        [*left_out, *(row | end for row in purge.rows), *kept],
+        chain(left_out, (row | end for row in purge.rows)),
         labels=manifest.labels,
         recipe=manifest.recipe,
         recipe_hash=manifest.recipe_hash,

@@ -185,13 +185,16 @@ def _stream_s(stream: av.stream.Stream | None) -> float | None:
     return None
 
 
-def decode_clip(path: Path, span: ClipSpan, found: Probe, *, modality: Modality = "both") -> Clip:
+def decode_clip(
+    path: Path, span: ClipSpan, found: Probe, *, modality: Modality = "both", with_small: bool = True
+) -> Clip:
     """Decode one span in one ffmpeg process: 64 frames by timestamp, small ones five a second, the sound at 32 kHz.
 
     Frame i is the last one on show at ``start + i * 30/64 s``: what ffmpeg's ``fps`` filter gives when it rounds input
     times up to its grid. It stands before ``scale``, so that only 64 frames are scaled. Frames are scaled to 128 x 128
     with no regard to their aspect ratio. The small frames are a second branch of the same decode, by the same rule, but
-    none is held beyond the picture's end. Sound is mixed to mono; gaps in it become silence, so that it stays in step.
+    none is held beyond the picture's end; they are left out unless ``with_small``. Sound is mixed to mono; gaps in it
+    become silence, so that it stays in step.
 
     Raises
     ------
@@ -213,9 +216,11 @@ def decode_clip(path: Path, span: ClipSpan, found: Probe, *, modality: Modality 
         )
         outputs = []
         if modality != "audio":
-            branches = source[str(found.video_stream)].filter_multi_output("split")
+            video = source[str(found.video_stream)]
+            branches = video.filter_multi_output("split") if with_small else [video]
             outputs.append(_frames_output(branches[0], lead_s, frames_file))
-            outputs.append(_small_output(branches[1], lead_s, small_file))
+            if with_small:
+                outputs.append(_small_output(branches[1], lead_s, small_file))
         if modality != "video":
             outputs.append(_audio_output(source[str(found.audio_stream)], lead_s, span.length_s, audio_file))
         command = ffmpeg.merge_outputs(*outputs).global_args(

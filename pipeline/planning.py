@@ -1,18 +1,17 @@
 """From what was prepared, and what stands in a set, to the file that says where every candidate goes.
 
-Of a candidate nothing is held but what the plan needs to know: the parts are read once for that, and once more, part by
-part, to write their rows down with the place that each was given.
+Of a candidate nothing is held but what the plan needs to know: the parts are read once for that, and once more to write
+their rows down, as columns, with the place that each was given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import journal, shards
 from pipeline.clips import video_of
@@ -22,9 +21,7 @@ from pipeline.filters.duplicates import Duplicate, Progress
 from pipeline.filters.judge import Mode
 from pipeline.fingerprint import KINDS
 from pipeline.plan import Candidate, SplitRule, plan
-from pipeline.schema import SCHEMA_VERSION
 from pipeline.sources import source_group
-from pipeline.storage import publishing
 
 Row = dict[str, Any]
 
@@ -33,8 +30,6 @@ KNOWN = ["key", "source_id", "link", "status", "split", "label", "source_group",
 
 PLANNED = shards.PART.append(pa.field("place", pa.int64()))
 """A row of the plan: that of the part, and where its sample comes among all."""
-
-ROWS_AT_ONCE = 2048  # written together: about 10 MB
 
 _BY_WORTH = ("failed", "rejected", "kept")
 
@@ -108,7 +103,7 @@ def _prepared(parts: Sequence[Path], position: Mapping[str, int]) -> list[Row]:
     """What the plan must know of each candidate, in their order, and where in the parts its row stands."""
     best: dict[str, Row] = {}
     for part in parts:
-        for number, row in enumerate(_read(part, [*KNOWN, "groups", *KINDS])):
+        for number, row in enumerate(shards.read_rows(part, [*KNOWN, "groups", *KINDS])):
             other = best.get(row["source_id"])
             # It may stand in two parts, if it was tried again: what is kept counts, then what was rejected.
             if other is None or _BY_WORTH.index(row["status"]) >= _BY_WORTH.index(other["status"]):
@@ -119,18 +114,11 @@ def _prepared(parts: Sequence[Path], position: Mapping[str, int]) -> list[Row]:
 def _standing(folder: Path, again: set[str], position: Mapping[str, int]) -> list[Row]:
     """Clips in the set, and what was left out as their duplicate, but for what was prepared again."""
     columns = [*KNOWN, "shard", "duplicate_of", *KINDS]
-    rows = [row for tar in shards.committed_shards(folder) for row in _read(shards.record_of(tar), columns)]
+    rows = [row for tar in shards.committed_shards(folder) for row in shards.read_rows(shards.record_of(tar), columns)]
     if (index := folder / "index.parquet").exists():
-        rows += [row for row in _read(index, columns, pc.field("code") == "duplicate") if row["duplicate_of"]]
+        duplicates = shards.read_rows(index, [*columns, "code"], only=pc.field("code") == "duplicate")
+        rows += [row for row in duplicates if row["duplicate_of"]]
     return _in_order((row for row in rows if row["source_id"] not in again), position, -1)
-
-
-def _read(file: Path, columns: Sequence[str], only: pc.Expression | None = None) -> list[Row]:
-    """Some columns of a table; those that it lacks, since there were none when it was written, are empty."""
-    there = set(pq.read_schema(file).names)
-    rows = pq.read_table(file, columns=[name for name in columns if name in there], filters=only).to_pylist()
-    missing = dict.fromkeys(name for name in columns if name not in there)
-    return [row | missing for row in rows] if missing else rows
 
 
 def _in_order(rows: Iterable[Row], position: Mapping[str, int], unknown: int) -> list[Row]:
@@ -187,17 +175,17 @@ def _num_shards(names: Iterable[str]) -> dict[str, int]:
 
 
 def _write(target: Path, parts: Sequence[Path], rows: Iterable[Row]) -> None:
-    """Copy the candidates' rows out of their parts, with what the plan says of each."""
+    """Copy the candidates' rows out of their parts, with what the plan says of each; a shard's stand together."""
     told = {row["at"]: row for row in rows}
-    schema = PLANNED.with_metadata({"schema_version": str(SCHEMA_VERSION)})
-    with publishing(target) as scratch, pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
-        some: list[Row] = []
+
+    def planned() -> Iterator[Row]:
         for part in parts:
             for number, row in enumerate(shards.read_rows(part)):
                 if (news := told.get((part, number))) is not None:
                     if news["status"] == "kept" and news.get("duplicate_of"):
                         row["flagged"] = [*(row["flagged"] or ()), "duplicate"]
-                    some.append({name: news.get(name, row.get(name)) for name in PLANNED.names})
-            if len(some) >= ROWS_AT_ONCE or part == parts[-1]:
-                writer.write_table(pa.Table.from_pylist(some, schema=schema))
-                some = []
+                    yield {name: news.get(name, row.get(name)) for name in PLANNED.names}
+
+    whole = pa.concat_tables([PLANNED.empty_table(), *shards.tables_of(planned(), PLANNED)])
+    by_shard = whole.sort_by([("shard", "ascending"), ("place", "ascending"), ("source_id", "ascending")])
+    shards.write_tables(target, [by_shard], PLANNED)

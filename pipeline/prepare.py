@@ -92,7 +92,7 @@ def prepare(source: Source, *, recipe: Recipe, seed: int, filters: Filters = OFF
         span = source.span or plan_numbered_clip(duration_s, seed=seed, video_id=source.video_id, number=source.number)
         meta |= {"start_s": span.start_s}
         here = media.within(span, found) if source.span else span
-        clip = media.decode_clip(source.path, here, found, modality=recipe.modality)
+        clip = media.decode_clip(source.path, here, found, modality=recipe.modality, with_small=filters.mode != "off")
         promised_s = min(duration_s - span.start_s, span.length_s)
         meta |= {"valid_s": media.valid_s(clip, promised_s=promised_s, fps=found.fps)}
         if filters.mode != "off":
@@ -120,16 +120,17 @@ def features(clip: media.Clip, *, recipe: Recipe) -> tuple[dict[str, np.ndarray]
     (dict, dict)
         Member name to array, of the dtypes and shapes of ``schema.MEMBERS``; and what the denoiser saw and did.
     """
-    arrays, notes = {}, {}
+    arrays: dict[str, np.ndarray] = {}
+    notes: dict[str, Any] = {}
     if clip.frames_THWC is not None:
         arrays["frames"] = hold_last(clip.frames_THWC)
     if clip.audio is not None:
         sound = audio.fit_length(clip.audio, CLIP_S * audio.BASE_RATE_HZ)
-        noise = denoise.find_noise(sound, sample_rate_hz=audio.BASE_RATE_HZ)
-        is_noisy = recipe.denoise and noise.opens_gate
-        notes = {"snr_db": noise.snr_db if np.isfinite(noise.snr_db) else None, "denoised": is_noisy}
-        if is_noisy:
-            sound = denoise.denoise(sound, noise, sample_rate_hz=audio.BASE_RATE_HZ)
+        if recipe.denoise:
+            noise = denoise.find_noise(sound, sample_rate_hz=audio.BASE_RATE_HZ)
+            notes = {"snr_db": noise.snr_db if np.isfinite(noise.snr_db) else None, "denoised": noise.opens_gate}
+            if noise.opens_gate:
+                sound = denoise.denoise(sound, noise, sample_rate_hz=audio.BASE_RATE_HZ)
         for name, signal in audio.at_rates(sound).items():
             arrays[name] = mel_and_phase(signal, sample_rate_hz=SAMPLE_RATES_HZ[name], phase=recipe.phase)
     return arrays, notes

@@ -41,6 +41,9 @@ from pipeline.verify_shard import NotAsPromisedError
 
 Row = dict[str, Any]
 
+NAMED_BY = ["key", "source_id", "link", "source_group", "status", "code", "detail", "split", "shard", "duplicate_of"]
+"""Columns of the index that a take-down goes by."""
+
 DEFAULT_STORE = Path("shards/.crawl")
 SPARE_BYTES = 10_000_000  # of room, beside a shard and the index, for what else is written
 
@@ -73,7 +76,7 @@ def purge(
             print("a purge was stopped before its end; it is finished now", file=sys.stderr)
         _refuse_unfinished(folder)
         with reading(folder):
-            rows = dataset.kept_rows(folder) + dataset.left_out_rows(folder)
+            rows = [*dataset.kept_rows(folder, NAMED_BY), *dataset.left_out_rows(folder, NAMED_BY)]
         with _opened(store, rows) as crawl_store:
             known_as = crawl_store.known_as() if crawl_store else {}
             with reading(folder):

@@ -7,17 +7,18 @@ tar without one does not exist. Index, counts and normalisation are derived from
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.schema import (
@@ -42,12 +43,12 @@ PART = pa.schema(
     [
         *INDEX,
         ("groups", pa.list_(pa.string())),
-        ("part", pa.string()),  # the part's tar
-        ("offset", pa.int64()),  # of the sample's members in it, in bytes
-        ("num_bytes", pa.int64()),
+        ("sample", pa.string()),  # tar of the one sample
     ]
 )
-"""A row of a part, and of a plan: the index row and where the sample's bytes lie."""
+"""A row of a part, and of a plan: the index row and where the sample lies."""
+
+ROWS_AT_ONCE = 2048  # read or written together: about 10 MB
 
 TAR_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}\.tar")
 
@@ -105,17 +106,19 @@ def prepared(source: Source, outcome: Sample | Rejected) -> Prepared:
 
 
 def write_part(folder: Path, sources: Sequence[Source], candidates: Iterable[Prepared]) -> list[Row]:
-    """Write samples as they come into one tar, and their rows beside it; the rows say that the part is whole."""
+    """Write each sample as it comes into a tar of its own, then their rows, which say that the part is whole.
+
+    Samples are files of their own so that each can go as soon as it stands in its shard.
+    """
     name = part_name(sources)
     rows = []
-    with publishing(folder / f"{name}.tar") as scratch:
-        with scratch.open("wb") as stream, _tar_writer(stream) as writer:
-            for row, record in candidates:
-                if record is not None:
-                    offset = writer.tarstream.offset
+    for number, (row, record) in enumerate(candidates):
+        if record is not None:
+            row["sample"] = f"{name}-{number:02d}.tar"
+            with publishing(folder / row["sample"]) as scratch, scratch.open("wb") as stream:
+                with _tar_writer(stream) as writer:
                     writer.write(record)
-                    row |= {"part": f"{name}.tar", "offset": offset, "num_bytes": writer.tarstream.offset - offset}
-                rows.append(row)
+        rows.append(row)
     write_rows(folder / f"{name}.parquet", rows, PART)
     return rows
 
@@ -123,7 +126,10 @@ def write_part(folder: Path, sources: Sequence[Source], candidates: Iterable[Pre
 def pack_shard(
     folder: Path, rows: Sequence[Row], *, parts: Path, labels: Sequence[str] | None, recipe_hash: str
 ) -> None:
-    """Copy the samples of one shard out of their parts, give each its split, group and class, and commit the tar."""
+    """Put the samples of one shard together, give each its split, group and class, and commit the tar.
+
+    What they were put together from goes with it: parts and shards never hold more than a shard a packer twice.
+    """
     name = rows[0]["shard"]
     with publishing(folder / name) as scratch:
         with scratch.open("wb") as stream, _tar_writer(stream) as writer:
@@ -136,6 +142,8 @@ def pack_shard(
     committed = [row | {"sample_sha256": digests[row["key"]]} for row in rows]
     promise = {"recipe_hash": recipe_hash, "tar_sha256": digest, "tar_bytes": str(tar.num_bytes)}
     write_rows(record_of(folder / name), committed, INDEX, metadata=promise)
+    for row in rows:
+        (parts / row["sample"]).unlink(missing_ok=True)
 
 
 def _tar_writer(stream: IO[bytes]) -> Any:
@@ -145,9 +153,8 @@ def _tar_writer(stream: IO[bytes]) -> Any:
 
 
 def _final_record(row: Row, parts: Path, labels: Sequence[str] | None) -> dict[str, Any]:
-    with (parts / row["part"]).open("rb") as stream:
-        stream.seek(row["offset"])
-        record = _members(io.BytesIO(stream.read(row["num_bytes"])))
+    with (parts / row["sample"]).open("rb") as stream:
+        record = _members(stream)
     meta = json.loads(record["json"]) | {name: row[name] for name in ("split", "label", "source_group")}
     record["json"] = json.dumps(meta, sort_keys=True, ensure_ascii=False).encode()
     if labels is not None:
@@ -179,28 +186,67 @@ def write_rows(
     target: Path, rows: Iterable[Row], schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write rows as parquet, whole or not at all; the file's metadata always holds the schema version."""
-    known = {"schema_version": str(SCHEMA_VERSION), **(metadata or {})}
-    rows = [{name: row.get(name) for name in schema.names} for row in rows]
-    table = pa.Table.from_pylist(rows, schema=schema.with_metadata(known))
-    with publishing(target) as scratch:
-        pq.write_table(table, scratch, compression="zstd")
+    write_tables(target, tables_of(rows, schema), schema, metadata=metadata)
 
 
-def read_rows(file: Path) -> list[Row]:
-    """Read back what ``write_rows`` wrote.
+def tables_of(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Rows as tables of some thousand each."""
+    left = iter(rows)
+    while some := [{name: row.get(name) for name in schema.names} for row in islice(left, ROWS_AT_ONCE)]:
+        yield pa.Table.from_pylist(some, schema=schema)
+
+
+def write_tables(
+    target: Path, tables: Iterable[pa.Table], schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """The same for tables, of which only some thousand rows are held."""
+    schema = schema.with_metadata({"schema_version": str(SCHEMA_VERSION), **(metadata or {})})
+    with publishing(target) as scratch, pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
+        some, num_rows = [], 0
+        for table in tables:
+            some.append(table.select(schema.names).cast(schema))
+            num_rows += len(table)
+            if num_rows >= ROWS_AT_ONCE:
+                writer.write_table(pa.concat_tables(some), row_group_size=ROWS_AT_ONCE)
+                some, num_rows = [], 0
+        writer.write_table(pa.concat_tables([schema.empty_table(), *some]))
+
+
+def read_rows(file: Path, columns: Sequence[str] | None = None, *, only: pc.Expression | None = None) -> list[Row]:
+    """Read back what ``write_rows`` wrote: all of it, or some columns and rows.
+
+    A column that the file lacks, since there was none when it was written, is empty.
 
     Raises
     ------
     SchemaError
         If the file is of another schema version.
     """
-    table = pq.read_table(file)
-    version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise SchemaError(
-            f"{file} is of schema version {version}, this software writes {SCHEMA_VERSION}; choose another --out"
-        )
-    return list(table.to_pylist())
+    return [row for rows in read_tables(file, columns, only=only) for row in rows.to_pylist()]
+
+
+def read_tables(
+    file: Path, columns: Sequence[str] | None = None, *, only: pc.Expression | None = None
+) -> Iterator[pa.Table]:
+    """The same as tables one after another, of which only one is held: of some thousand rows, or of all wanted."""
+    with pq.ParquetFile(file) as opened:
+        schema = opened.schema_arrow
+        version = (schema.metadata or {}).get(b"schema_version", b"none").decode()
+        if version != str(SCHEMA_VERSION):
+            raise SchemaError(
+                f"{file} is of schema version {version}, this software writes {SCHEMA_VERSION}; choose another --out"
+            )
+        there = [name for name in columns or schema.names if name in schema.names]
+        tables: Iterable[pa.Table]
+        if only is None:
+            tables = (pa.Table.from_batches([batch]) for batch in opened.iter_batches(ROWS_AT_ONCE, columns=there))
+        else:  # row groups that hold none of them are not read
+            tables = [pq.read_table(file, columns=there, filters=only)]
+        for table in tables:
+            for name in columns or ():
+                if name not in there:
+                    table = table.append_column(name, pa.nulls(len(table)))
+            yield table
 
 
 def count(rows: Iterable[Row]) -> dict[str, Any]:
@@ -228,17 +274,24 @@ def split_summary(kept: Iterable[Row], labels: Sequence[str] | None) -> dict[str
     }
 
 
-def normalization(kept: Sequence[Row]) -> dict[str, dict[str, list[float]]]:
+def normalization(index: pa.Table) -> dict[str, dict[str, list[float]]]:
     """Mean and standard deviation of each channel of each array over the training (or unlabelled) split.
 
     Where there is no such split, over all that is kept.
+
+    Parameters
+    ----------
+    index
+        Columns ``status``, ``split`` and those of the moments.
     """
-    training = [row for row in kept if row["split"] in ("train", "unlabeled")] or list(kept)
+    kept = index.filter(pc.field("status") == "kept")
+    training = kept.filter(pc.field("split").isin(["train", "unlabeled"]))
+    rows = training if len(training) else kept
     stats = {}
     for name in MEMBERS:
-        if training and all(row[f"mean_{name}"] for row in training):
-            mean = np.mean([row[f"mean_{name}"] for row in training], axis=0)
-            meansq = np.mean([row[f"meansq_{name}"] for row in training], axis=0)
+        moments = [rows[f"{moment}_{name}"].combine_chunks() for moment in ("mean", "meansq")]
+        if len(rows) and all(not moment.null_count and moment.value_lengths().to_numpy().all() for moment in moments):
+            mean, meansq = (moment.flatten().to_numpy().reshape(len(rows), -1).mean(axis=0) for moment in moments)
             stats[name] = {"mean": mean.tolist(), "std": np.sqrt(np.maximum(meansq - mean**2, 0)).tolist()}
     return stats
 

@@ -121,11 +121,10 @@ def make_set(
         shards.pack_shard(folder, own, parts=folder / ".parts", labels=labels, recipe_hash=recipe.hash)
     shutil.rmtree(folder / ".parts", ignore_errors=True)
     folder.mkdir(exist_ok=True)
-    rows = dataset.kept_rows(folder) + [row for row in rows if row["status"] != "kept"]
     asked = {"filters": filters.to_dict()} if filters else {}
     return dataset.publish(
         folder,
-        rows,
+        [row for row in rows if row["status"] != "kept"],
         labels=list(labels) if labels else None,
         recipe=asdict(recipe),
         recipe_hash=recipe.hash,

@@ -469,10 +469,29 @@ def test_a_full_disk_stops_the_build_and_loses_nothing(built, videos, tmp_path, 
 def test_what_a_killed_build_left_half_written_is_cleared(videos, tmp_path):
     build = request(tmp_path / "set", videos)
     build.begin()
-    for leftover in (build.out / ".train-000000.tar.1.tmp", build.work / ".part-0.tar.1.tmp"):
+    for leftover in (
+        build.out / ".train-000000.tar.1.tmp",
+        build.work / ".part-0.tar.1.tmp",
+        build.work / "part-0123456789abcdef-00.tar",  # of a part whose rows were never written
+    ):
         leftover.write_bytes(b"half")
     build.begin()
-    assert not list(build.out.rglob("*.tmp"))
+    assert [p.name for p in build.out.rglob("*") if p.is_file()] == ["request.json"]
+
+
+def test_a_prepared_sample_goes_as_soon_as_it_stands_in_its_shard(videos, tmp_path):
+    build = request(tmp_path / "set", videos)
+    build.begin()
+    for batch in build.batches(build.pending(), 1):
+        prepare_batch(build.work, batch, build.recipe, build.settings.seed)
+    build.make_plan()
+    planned = [row["shard"] for row in build.plan_rows(["shard"]) if row["shard"]]
+    left = len(planned)
+    for name in build.shards_to_pack():
+        build.pack(name)
+        left -= planned.count(name)
+        assert len(list(build.work.glob("part-*.tar"))) == left
+    assert left == 0
 
 
 def test_two_clips_of_one_key_are_told_apart(videos, tmp_path, monkeypatch):
