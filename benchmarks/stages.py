@@ -2,17 +2,14 @@
 
     python -m benchmarks.stages --media FOLDER --count 12 --rounds 3
 
-CPU seconds of this process and its children, on one thread, of each clip as it is and enlarged to 720p. Floor, bare
-preparation and full preparation take turns, clip by clip, so that a busy machine slows all of them; the ratios are
-medians over clips of each clip's fastest round. Stages are those whose functions a profile of ``prepare`` named: each
-is timed in place, in a pass of its own.
+CPU seconds of a worker process as builds have them and of its children, of each clip as it is and enlarged to 720p.
+Preparation is all from the file to the part on disk: bare, without denoising and filters, and full, with both. Floor,
+bare and full take turns, clip by clip, so that a busy machine slows all of them; the ratios are medians over clips of
+each clip's fastest round. Stages are those whose functions a profile of ``prepare`` named: each is timed in place, in a
+pass of its own; packing, which follows once for all, is the last.
 """
 
 from __future__ import annotations
-
-import os
-
-os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")  # as in a worker
 
 import contextlib
 import functools
@@ -41,7 +38,9 @@ from pipeline.filters.judge import Filters
 from pipeline.filters.text import DEFAULT_RULES, read_rules
 from pipeline.prepare import Recipe
 from pipeline.schema import Rejected
+from pipeline.shards import Row
 from pipeline.sources import Source
+from pipeline.workers import WorkerPool
 
 RESULT = Path(__file__).with_name("results") / "stages.json"
 FILTERS = Filters(mode="score", rules=read_rules(DEFAULT_RULES))
@@ -59,14 +58,14 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "denoise": [(denoise, "find_noise"), (denoise, "denoise")],
     "resample": [(audio, "at_rates")],
     "features": [(prepare, "mel_and_phase")],
-    "sound print": [(fingerprint, "audio_fingerprint")],
     "picture print": [(fingerprint, "frame_hashes")],
     "moments": [(shards, "channel_moments")],
     "encode": [(shards, "encode")],
     "write": [(shards, "write_part")],
-    "pack": [(shards, "pack_shard")],
 }
 """Functions timed, by the stage that they belong to; what they call that has a stage of its own counts there."""
+
+ALL_STAGES = (*STAGES, "everything else", "pack")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +110,20 @@ def spent(function: Callable[[], object]) -> float:
     return cpu_s() - began
 
 
-def build_one(path: Path, folder: Path, *, bare: bool) -> None:
-    """All that a build does for one clip: prepare it, write its part, and pack its shard."""
+def prepare_one(path: Path, folder: Path, *, bare: bool) -> Row:
+    """From one file to its part on disk."""
     recipe, filters = Recipe(denoise=not bare), (Filters(mode="off") if bare else FILTERS)
-    source = Source(source_id=path.name, path=path, title=path.stem, link=None, groups=(), video_id=path.name)
+    source = Source(source_id=path.name, path=path, title=path.stem, link="", groups=(), video_id=path.name)
     sample = prepare.prepare(source, recipe=recipe, seed=0, filters=filters)
     assert not isinstance(sample, Rejected), sample
     (row,) = shards.write_part(folder, [source], [shards.prepared(source, sample)])
+    return row
+
+
+def pack_one(row: Row, folder: Path) -> None:
+    """From a part to a shard."""
     row |= {"split": "train", "source_group": row["key"], "shard": "train-000000.tar"}
-    shards.pack_shard(folder, [row], parts=folder, labels=None, recipe_hash=recipe.hash)
+    shards.pack_shard(folder, [row], parts=folder, labels=None, recipe_hash="")
 
 
 @contextlib.contextmanager
@@ -157,25 +161,30 @@ def enlarged(path: Path, folder: Path) -> Path:
 
 def measure(paths: list[Path], rounds: int) -> dict[str, Any]:
     """Medians over clips: CPU seconds of the three ways, their ratios to the floor, and of each stage."""
+    check_floor(paths[0])
     fastest: dict[str, list[float]] = defaultdict(list)
     stages: dict[str, list[float]] = defaultdict(list)
     for path in paths:
         takes: dict[str, list[float]] = defaultdict(list)
         for _ in range(rounds):
-            with tempfile.TemporaryDirectory() as scratch:
-                takes["floor"].append(spent(functools.partial(floor, path, Path(scratch))))
-            for name, bare in (("bare", True), ("full", False)):
+            for name, call in (
+                ("floor", floor),
+                ("bare", functools.partial(prepare_one, bare=True)),
+                ("full", functools.partial(prepare_one, bare=False)),
+            ):
                 with tempfile.TemporaryDirectory() as scratch:
-                    takes[name].append(
-                        spent(lambda path=path, to=Path(scratch), bare=bare: build_one(path, to, bare=bare))
-                    )
+                    takes[name].append(spent(functools.partial(call, path, Path(scratch))))
         for name, seconds in takes.items():
             fastest[name].append(min(seconds))
         totals: dict[str, float] = defaultdict(float)
-        with timed(totals), tempfile.TemporaryDirectory() as scratch:
-            whole = spent(functools.partial(build_one, path, Path(scratch), bare=False))
-        totals["everything else"] = whole - sum(totals.values())
-        for name in [*STAGES, "everything else"]:
+        with tempfile.TemporaryDirectory() as scratch:
+            with timed(totals):
+                began = cpu_s()
+                row = prepare_one(path, Path(scratch), bare=False)
+                whole = cpu_s() - began
+            totals["everything else"] = whole - sum(totals.values())
+            totals["pack"] = spent(functools.partial(pack_one, row, Path(scratch)))
+        for name in ALL_STAGES:
             stages[name].append(totals.get(name, 0.0))
     over = [full - 1.5 * low for full, low in zip(fastest["full"], fastest["floor"], strict=True)]
     ratio = [bare / low for bare, low in zip(fastest["bare"], fastest["floor"], strict=True)]
@@ -186,6 +195,16 @@ def measure(paths: list[Path], rounds: int) -> dict[str, Any]:
         "full_minus_1.5_floor_s": summary(over),
         "stages_s": {name: summary(values) for name, values in stages.items()},
     }
+
+
+def check_floor(path: Path) -> None:
+    """Fail unless the floor gives the same; imports, models and tables are loaded on the way, once a worker."""
+    with tempfile.TemporaryDirectory() as scratch:
+        pack_one(prepare_one(path, Path(scratch), bare=False), Path(scratch))
+        clip = media.decode_clip(path, ClipSpan(start_s=0), media.probe(path))
+        frames, heard = floor(path, Path(scratch))
+    assert np.array_equal(frames, clip.frames_THWC), "the floor gives other frames"
+    assert np.array_equal(heard, clip.audio), "the floor gives another sound"
 
 
 def summary(values: list[float]) -> dict[str, float]:
@@ -201,17 +220,11 @@ def main(config: Config) -> int:
         :: max(1, len(paths) // config.count)
     ]
     paths = paths[: config.count]
-    with tempfile.TemporaryDirectory() as scratch:
-        build_one(paths[0], Path(scratch), bare=False)  # imports, models and tables are loaded once a worker
-        clip = media.decode_clip(paths[0], ClipSpan(start_s=0), media.probe(paths[0]))
-        frames, heard = floor(paths[0], Path(scratch))
-        assert np.array_equal(frames, clip.frames_THWC), "the floor gives other frames"
-        assert np.array_equal(heard, clip.audio), "the floor gives another sound"
     began = time.monotonic()
     result: dict[str, Any] = {"environment": environment(), "rounds": config.rounds}
-    result["as they are"] = measure(paths, config.rounds)
-    with tempfile.TemporaryDirectory() as folder:
-        result["720p"] = measure([enlarged(path, Path(folder)) for path in paths], config.rounds)
+    with tempfile.TemporaryDirectory() as folder, WorkerPool(1) as worker:
+        result["as they are"] = worker.run(measure, paths, config.rounds)
+        result["720p"] = worker.run(measure, [enlarged(path, Path(folder)) for path in paths], config.rounds)
     result["took_s"] = round(time.monotonic() - began)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
@@ -225,7 +238,7 @@ def table(result: dict[str, Any]) -> str:
     for kind, names in (
         ("cpu_s", ("floor", "bare", "full")),
         (None, ("bare_over_floor", "full_minus_1.5_floor_s")),
-        ("stages_s", (*STAGES, "everything else")),
+        ("stages_s", ALL_STAGES),
     ):
         for name in names:
             found = (result[size][kind] if kind else result[size] for size in sizes)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import librosa
 import numpy as np
 
+from pipeline.spectrogram import stft
+
 SNR_GATE_DB = 30.0  # hiss or hum weaker than this is left in: little is to be gained
 STRENGTH = 0.7  # of the noise taken: more helps loud noise, and makes the log-mel of some little noisy clips worse
 DEFAULT_ON = True  # no clean clip of those tried is touched, and noisy ones gain: docs/denoise.md
@@ -114,7 +116,7 @@ def _power(audio: np.ndarray, n_fft: int) -> np.ndarray:
     """Power of each bin in half-overlapping frames, digital silence left out: (1 + n_fft / 2, frames)."""
     if len(audio) < n_fft:
         return np.zeros((n_fft // 2 + 1, 0))
-    spectrum = librosa.stft(audio, n_fft=n_fft, hop_length=n_fft // 2, center=False)
+    spectrum = stft(audio, n_fft=n_fft, hop=n_fft // 2)
     power = spectrum.real**2 + spectrum.imag**2
     heard: np.ndarray = power[:, power.sum(axis=0) > 1e-6]
     return heard

@@ -6,20 +6,15 @@ is nothing to tell. ``matching.py`` tells which of many clips are the same.
 
 from __future__ import annotations
 
-import functools
-import shutil
-import subprocess
-
 import imagehash
 import numpy as np
 from PIL import Image
 
-from pipeline.errors import UserError
+from pipeline import media
 from pipeline.matching import FingerprintIndex as FingerprintIndex
 from pipeline.schema import CLIP_S, NUM_FRAMES
 from pipeline.slices import Kind
 
-FINGERPRINT_TIMEOUT_S = 60.0
 FLAT_LEVELS = 6.0  # standard deviation of 255 grey levels, below which a frame is flat and has no hash
 BAR_LEVEL = 28  # of 255: rows and columns that are hardly ever brighter are black bars
 
@@ -50,7 +45,7 @@ KINDS = {"sound_print": SOUND, "picture_print": PICTURE}
 
 
 def audio_fingerprint(sound: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Chromaprint of a clip's sound (algorithm 2, as AcoustID stores it), by ffmpeg's muxer of that name.
+    """Chromaprint of a clip's sound (algorithm 2, as AcoustID stores it).
 
     Parameters
     ----------
@@ -69,36 +64,7 @@ def audio_fingerprint(sound: np.ndarray, rate_hz: int) -> np.ndarray:
     UserError
         If neither imageio-ffmpeg's ffmpeg nor the one on PATH knows Chromaprint.
     """
-    pcm = np.round(np.clip(sound, -1, 1) * 32767).astype("<i2").tobytes()
-    source = ["-f", "s16le", "-ar", str(rate_hz), "-ac", "1", "-i", "pipe:0"]
-    target = ["-f", "chromaprint", "-fp_format", "raw", "pipe:1"]
-    command = [_chromaprint_exe(), "-nostdin", "-hide_banner", "-loglevel", "error", "-threads", "1", *source, *target]
-    # In a group of its own, as in media: Ctrl-C is for the flow to answer.
-    done = subprocess.run(
-        command, input=pcm, capture_output=True, timeout=FINGERPRINT_TIMEOUT_S, check=True, process_group=0
-    )
-    return from_bytes(done.stdout, SOUND)
-
-
-@functools.cache
-def _chromaprint_exe() -> str:
-    """Path of an ffmpeg with Chromaprint: imageio-ffmpeg's, which starts in half the time, else the system's."""
-    found = []
-    try:
-        import imageio_ffmpeg
-
-        found.append(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError):
-        pass
-    found += [system] if (system := shutil.which("ffmpeg")) else []
-    for exe in filter(_knows_chromaprint, found):
-        return str(exe)
-    raise UserError("no ffmpeg here knows Chromaprint, which tells songs apart; run `apt-get install ffmpeg`")
-
-
-def _knows_chromaprint(exe: str) -> bool:
-    told = subprocess.run([exe, "-hide_banner", "-h", "muxer=chromaprint"], capture_output=True, check=False).stdout
-    return b"Muxer chromaprint" in told
+    return from_bytes(media.chromaprint(sound, rate_hz), SOUND)
 
 
 def frame_hashes(frames_THWC: np.ndarray) -> np.ndarray:

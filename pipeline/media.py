@@ -45,6 +45,7 @@ _REMOTE_GUARDS = {"protocol_whitelist": "http,tcp,crypto", "format_whitelist": f
 REMOTE_GUARDS = tuple(word for name, value in _REMOTE_GUARDS.items() for word in (f"-{name}", value))
 """Words for an ffmpeg that reads from the crawl's proxy."""
 _AUDIO_RATE_HZ = SAMPLE_RATES_HZ["mel_32k"]
+_CHROMAPRINT = {"format": "chromaprint", "fp_format": "raw"}
 _SCALE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+bitexact"  # the same pixels whatever instructions there are
 
 
@@ -85,6 +86,8 @@ class Clip:
     """float32 mono at 32 kHz, at most 30 s."""
     small_THW: np.ndarray | None = None
     """uint8 (n, 36, 64), grey, five a second: what the filters look at; n is 150, or less where it ends early."""
+    sound_print: bytes | None = None
+    """Chromaprint of the sound, as ``chromaprint`` gives it; none where this ffmpeg knows no Chromaprint."""
 
 
 @functools.cache
@@ -105,6 +108,61 @@ def ffmpeg_version() -> str:
     """First words of ``ffmpeg -version``, such as ``5.1.9-0+deb12u1``."""
     text = subprocess.run([ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True).stdout
     return text.split()[2]
+
+
+@functools.cache
+def knows_chromaprint(exe: str) -> bool:
+    """Tell whether an ffmpeg can take fingerprints of sound: Debian's can, not each that people build."""
+    told = subprocess.run([exe, "-hide_banner", "-h", "muxer=chromaprint"], capture_output=True, check=False).stdout
+    return b"Muxer chromaprint" in told
+
+
+@functools.cache
+def _chromaprint_exe() -> str:
+    """Path of an ffmpeg with Chromaprint: imageio-ffmpeg's, which starts in half the time, else the system's."""
+    found = []
+    try:
+        import imageio_ffmpeg
+
+        found.append(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError):
+        pass
+    found += [system] if (system := shutil.which("ffmpeg")) else []
+    for exe in filter(knows_chromaprint, found):
+        return str(exe)
+    raise UserError("no ffmpeg here knows Chromaprint, which tells songs apart; run `apt-get install ffmpeg`")
+
+
+def chromaprint(sound: np.ndarray, rate_hz: int) -> bytes:
+    """Take the fingerprint of a sound that is decoded already, as ``decode_clip`` does of one that it decodes.
+
+    Parameters
+    ----------
+    sound
+        float (n,), mono, between -1 and 1.
+
+    Returns
+    -------
+    bytes
+        Little-endian uint32, one item every 0.124 s; ``fingerprint.py`` reads them.
+
+    Raises
+    ------
+    UserError
+        If neither imageio-ffmpeg's ffmpeg nor the one on PATH knows Chromaprint.
+    """
+    source = ffmpeg.input("pipe:0", format="f32le", ar=rate_hz, ac=1, threads=1)
+    words = source.output("pipe:1", **_CHROMAPRINT).global_args("-nostdin", "-hide_banner", "-loglevel", "error")
+    # In a group of its own, as in _run: Ctrl-C is for the flow to answer.
+    done = subprocess.run(
+        words.compile(cmd=_chromaprint_exe()),
+        input=sound.astype("<f4").tobytes(),
+        capture_output=True,
+        timeout=DECODE_TIMEOUT_S,
+        check=True,
+        process_group=0,
+    )
+    return done.stdout
 
 
 def probe(path: Path) -> Probe:
@@ -186,7 +244,13 @@ def _stream_s(stream: av.stream.Stream | None) -> float | None:
 
 
 def decode_clip(
-    path: Path, span: ClipSpan, found: Probe, *, modality: Modality = "both", with_small: bool = True
+    path: Path,
+    span: ClipSpan,
+    found: Probe,
+    *,
+    modality: Modality = "both",
+    with_small: bool = True,
+    with_print: bool = True,
 ) -> Clip:
     """Decode one span in one ffmpeg process: 64 frames by timestamp, small ones five a second, the sound at 32 kHz.
 
@@ -194,7 +258,7 @@ def decode_clip(
     times up to its grid. It stands before ``scale``, so that only 64 frames are scaled. Frames are scaled to 128 x 128
     with no regard to their aspect ratio. The small frames are a second branch of the same decode, by the same rule, but
     none is held beyond the picture's end; they are left out unless ``with_small``. Sound is mixed to mono; gaps in it
-    become silence, so that it stays in step.
+    become silence, so that it stays in step; its fingerprint is a second output of it, unless not ``with_print``.
 
     Raises
     ------
@@ -211,8 +275,8 @@ def decode_clip(
         options |= {"ss": f"{span.start_s - lead_s:.3f}", "noaccurate_seek": None}
     source = ffmpeg.input(f"file:{path}", **options)
     with tempfile.TemporaryDirectory(prefix="clip-") as scratch:
-        frames_file, small_file, audio_file = (
-            Path(scratch, name) for name in ("frames.rgb", "small.grey", "audio.f32")
+        frames_file, small_file, audio_file, print_file = (
+            Path(scratch, name) for name in ("frames.rgb", "small.grey", "audio.f32", "sound.print")
         )
         outputs = []
         if modality != "audio":
@@ -222,7 +286,12 @@ def decode_clip(
             if with_small:
                 outputs.append(_small_output(branches[1], lead_s, small_file))
         if modality != "video":
-            outputs.append(_audio_output(source[str(found.audio_stream)], lead_s, span.length_s, audio_file))
+            sound = _sound(source[str(found.audio_stream)], lead_s, span.length_s)
+            with_print = with_print and knows_chromaprint(ffmpeg_exe())
+            copies = sound.filter_multi_output("asplit") if with_print else [sound]
+            outputs.append(copies[0].output(str(audio_file), format="f32le"))
+            if with_print:
+                outputs.append(copies[1].output(str(print_file), **_CHROMAPRINT))
         command = ffmpeg.merge_outputs(*outputs).global_args(
             "-nostdin", "-hide_banner", "-loglevel", "error", "-filter_complex_threads", "1"
         )
@@ -231,6 +300,7 @@ def decode_clip(
             frames_THWC=_read_frames(frames_file, (FRAME_SIZE_PX, FRAME_SIZE_PX, 3)),
             audio=_read_audio(audio_file),
             small_THW=_read_frames(small_file, (SMALL_HEIGHT_PX, SMALL_WIDTH_PX)),
+            sound_print=print_file.read_bytes() if print_file.exists() else None,
         )
 
 
@@ -287,7 +357,7 @@ def verify_section(path: Path, span: ClipSpan, *, duration_s: float, modality: M
         If it could not become a sample.
     """
     found = probe(path)
-    clip = decode_clip(path, within(span, found), found, modality=modality)
+    clip = decode_clip(path, within(span, found), found, modality=modality, with_small=False, with_print=False)
     valid_s(clip, promised_s=min(duration_s - span.start_s, span.length_s), fps=found.fps)
 
 
@@ -325,13 +395,12 @@ def _small_output(video: ffmpeg.nodes.Stream, lead_s: float, target: Path) -> ff
     )
 
 
-def _audio_output(audio: ffmpeg.nodes.Stream, lead_s: float, length_s: float, target: Path) -> ffmpeg.nodes.Stream:
+def _sound(audio: ffmpeg.nodes.Stream, lead_s: float, length_s: float) -> ffmpeg.nodes.Stream:
     first = round(lead_s * _AUDIO_RATE_HZ)
     return (
         audio.filter("aresample", _AUDIO_RATE_HZ, **{"async": 1, "first_pts": 0})
         .filter("aformat", sample_fmts="flt", channel_layouts="mono")
         .filter("atrim", start_sample=first, end_sample=first + round(length_s * _AUDIO_RATE_HZ))
-        .output(str(target), format="f32le")
     )
 
 

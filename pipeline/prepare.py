@@ -164,10 +164,12 @@ def prints(clip: media.Clip) -> dict[str, bytes]:
     """Fingerprints of a decoded clip, of its sound as it came, by their columns of the index."""
     found = {}
     if clip.audio is not None:
-        found["sound_print"] = fingerprint.audio_fingerprint(clip.audio, audio.BASE_RATE_HZ)
+        found["sound_print"] = (
+            media.chromaprint(clip.audio, audio.BASE_RATE_HZ) if clip.sound_print is None else clip.sound_print
+        )
     if clip.frames_THWC is not None:
-        found["picture_print"] = fingerprint.frame_hashes(clip.frames_THWC)
-    return {name: fingerprint.to_bytes(items) for name, items in found.items()}
+        found["picture_print"] = fingerprint.to_bytes(fingerprint.frame_hashes(clip.frames_THWC))
+    return found
 
 
 def hold_last(frames_THWC: np.ndarray) -> np.ndarray:

@@ -345,16 +345,26 @@ def test_a_stretch_of_items_is_as_long_as_the_clip_that_it_was_made_of(tunes):
 def test_both_ffmpegs_give_the_same_fingerprint(monkeypatch, tunes):
     ours = shutil.which("ffmpeg")
     wheels = imageio_ffmpeg.get_ffmpeg_exe()
-    if ours is None or not (fp._knows_chromaprint(ours) and fp._knows_chromaprint(wheels)):
+    if ours is None or not (media.knows_chromaprint(ours) and media.knows_chromaprint(wheels)):
         pytest.skip("one of them is absent or does not know Chromaprint")
-    monkeypatch.setattr(fp, "_chromaprint_exe", lambda: ours)
+    monkeypatch.setattr(media, "_chromaprint_exe", lambda: ours)
     by_system = audio_fingerprint(tunes["tune 0"], RATE_HZ)
-    monkeypatch.setattr(fp, "_chromaprint_exe", lambda: wheels)
+    monkeypatch.setattr(media, "_chromaprint_exe", lambda: wheels)
     np.testing.assert_array_equal(audio_fingerprint(tunes["tune 0"], RATE_HZ), by_system)
+
+
+@pytest.mark.parametrize(("sound_s", "start_s", "num_items"), [(41, 5, 221), (41, 40, 0), (20, 30, 0)])
+def test_the_fingerprint_taken_while_decoding_is_that_of_the_decoded_sound(tmp_path, sound_s, start_s, num_items):
+    file = tmp_path / "clip.mkv"
+    picture = ["-f", "lavfi", "-i", "testsrc=size=64x36:rate=5:duration=62"]
+    run_ffmpeg(*picture, "-f", "lavfi", "-t", str(sound_s), "-i", "sine=440:sample_rate=44100", str(file))
+    clip = media.decode_clip(file, ClipSpan(start_s=start_s), media.probe(file))
+    assert clip.sound_print == media.chromaprint(clip.audio, BASE_RATE_HZ)
+    assert len(fp.from_bytes(clip.sound_print, SOUND)) == num_items
 
 
 def test_where_no_ffmpeg_knows_chromaprint_the_mend_is_told(monkeypatch):
     monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: "/bin/true")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="apt-get install ffmpeg"):
-        fp._chromaprint_exe.__wrapped__()
+        media._chromaprint_exe.__wrapped__()

@@ -269,6 +269,16 @@ def test_fingerprints_go_with_the_sample_and_not_into_its_json(whole):
     assert not any("print" in member for member in told)
 
 
+def test_an_ffmpeg_that_knows_no_chromaprint_leaves_the_fingerprint_to_another(whole, monkeypatch):
+    source = source_of(whole, span=SECTION_SPAN, duration_s=90.0)
+    by_one = prepare(source, recipe=Recipe(modality="audio"), seed=0)
+    knows = media.knows_chromaprint
+    media._chromaprint_exe()  # found before it is hidden from the decoder
+    monkeypatch.setattr(media, "knows_chromaprint", lambda exe: exe != media.ffmpeg_exe() and knows(exe))
+    by_another = prepare(source, recipe=Recipe(modality="audio"), seed=0)
+    assert by_another.index_only == by_one.index_only
+
+
 @pytest.mark.parametrize(
     ("modality", "name", "column"),
     [
