@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,7 @@ def make(folder: Path, num_rows: int) -> None:
         write_rows(record_of(tar), [], INDEX, metadata={"tar_sha256": "0" * 64, "tar_bytes": str(tar.stat().st_size)})
     manifest = Manifest(
         labels=None,
-        recipe=asdict(Recipe()),
+        recipe=Recipe().to_dict(),
         recipe_hash=Recipe().hash,
         splits={"unlabeled": {"shards": shards, "samples": num_kept, "per_class": {}}},
         counts={"kept": num_kept, "rejected": num_rows - num_kept, "failed": 0, "by_code": {}},

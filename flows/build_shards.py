@@ -44,7 +44,7 @@ from pipeline.filters.judge import Mode
 from pipeline.journal import finish_interrupted
 from pipeline.manners import CrawlStoppedError
 from pipeline.plan import SplitRule
-from pipeline.schema import Manifest, Modality, SchemaError
+from pipeline.schema import Frames, Manifest, Modality, SchemaError
 from pipeline.storage import single_writer
 
 STOPPED = "Stopped"  # name of the state of a run that a site asked to stop
@@ -64,6 +64,8 @@ def build_shards(
     samples_per_shard: int = 128,
     workers: int | None = None,
     denoise: bool = DEFAULT_ON,
+    frames: Frames = "npy",
+    jpeg_quality: int | None = None,
     filters: Mode | None = None,
     thresholds: dict[str, float] = {},  # noqa: B006  never changed
     rules: str | None = None,
@@ -99,9 +101,11 @@ def build_shards(
         modality: What a sample must hold, and does; a crawl fetches no more.
         limit: Take the first so many candidates alone.
         seed: Of the 30-s spans, the grouped split and the shuffle.
-        samples_per_shard: At most so many clips in a tar; one takes about 5 MB.
+        samples_per_shard: At most so many clips in a tar; one takes about 5 MB, with frames as JPEG 2.2 MB.
         workers: Worker processes; one a core by default.
         denoise: Take steady hiss and hum where they are found; docs/denoise.md shows what that does.
+        frames: How frames are stored: `npy`, lossless, or `jpeg`, which makes a clip less than half as large.
+        jpeg_quality: Of `jpeg`, from 1 to 95; 90 by default.
         filters: `drop` what is no music video, `score` it and keep it, or do not ask (`off`). By default a set without
             labels drops, and one with labels, whose clips people chose, is scored.
         thresholds: Other thresholds of the filters by name, such as speech 0.4; docs/filters.md lists them.

@@ -24,7 +24,8 @@ from pipeline.filters.thresholds import Thresholds
 from pipeline.plan import SplitRule
 from pipeline.prepare import Recipe
 from pipeline.queries import Query, candidates_of, is_crawl, link_labels, read_queries
-from pipeline.schema import CODES, Modality
+from pipeline.schema import CODES, Frames, Modality
+from pipeline.sheet import MAX_QUALITY, QUALITY
 from pipeline.sources import Row, Source, list_sources
 from pipeline.store import Video
 from pipeline.takedown import PURGED
@@ -49,6 +50,8 @@ class Request:
     samples_per_shard: int
     workers: int | None
     denoise: bool
+    frames: Frames
+    jpeg_quality: int | None
     filters: Mode | None
     thresholds: dict[str, float]
     rules: str | None
@@ -113,6 +116,12 @@ class Request:
             raise UserError("--retry names no code; give some, separated by commas")
         if unknown := sorted(self.again - CODES.keys()):
             raise UserError(f"--retry {', '.join(unknown)}: no such code; known are {', '.join(CODES)}")
+        if self.jpeg_quality is not None and self.frames != "jpeg":
+            raise UserError("--jpeg-quality is for --frames jpeg; give both, or leave it out")
+        if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= MAX_QUALITY:
+            raise UserError(f"--jpeg-quality {self.jpeg_quality}: give 1 to {MAX_QUALITY}")
+        if self.frames == "jpeg" and self.modality == "audio":
+            raise UserError("--frames jpeg: a set of --modality audio has no frames; leave it out")
         if PURGED in self.again:
             raise UserError("--retry purged: what was taken down is not brought back")
         self._check_access()
@@ -157,6 +166,12 @@ class Request:
     def num_workers(self) -> int:
         """Processes that prepare clips."""
         return self.workers or os.cpu_count() or 1
+
+    @property
+    def recipe(self) -> Recipe:
+        """Settings that shape the stored arrays."""
+        quality = (self.jpeg_quality or QUALITY) if self.frames == "jpeg" else None
+        return Recipe(modality=self.modality, denoise=self.denoise, frames=self.frames, jpeg_quality=quality)
 
     def queries(self) -> list[Query]:
         """What is to be looked up.
@@ -203,7 +218,7 @@ class Request:
         build = Build.request(
             out=Path(self.out),
             sources=sources,
-            recipe=Recipe(modality=self.modality, denoise=self.denoise),
+            recipe=self.recipe,
             seed=self.seed,
             labelled=self.labels,
             split_rule=self.split,

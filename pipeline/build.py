@@ -184,7 +184,7 @@ class Build:
 
     def _request(self) -> dict[str, Any]:
         origin = None if self.origin is None else hashlib.sha256(self.origin.encode()).hexdigest()[:16]
-        return {"recipe": asdict(self.recipe), **asdict(self.settings), "origin": origin}
+        return {"recipe": self.recipe.to_dict(), **asdict(self.settings), "origin": origin}
 
     # --- prepare -------------------------------------------------------------------------------------------------
 
@@ -298,7 +298,7 @@ class Build:
             self.out,
             chain(self._left_out(), planned),
             labels=self.settings.labels,
-            recipe=asdict(self.recipe),
+            recipe=self.recipe.to_dict(),
             recipe_hash=self.recipe.hash,
             settings=asdict(self.settings),
             versions=versions(),
@@ -317,7 +317,8 @@ def prepare_batch(
     def candidates() -> Iterator[shards.Prepared]:
         for source in sources:
             try:
-                yield shards.prepared(source, prepare(source, recipe=recipe, seed=seed, filters=filters))
+                outcome = prepare(source, recipe=recipe, seed=seed, filters=filters)
+                yield shards.prepared(source, outcome, jpeg_quality=recipe.jpeg_quality)
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
                     raise

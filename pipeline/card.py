@@ -12,7 +12,7 @@ from pipeline.filters.text import DEFAULT_RULES, read_rules, rules_hash
 from pipeline.page.clips import stored_members
 from pipeline.page.licences import card_licences
 from pipeline.page.scores import AXES, mode_of, thresholds_of
-from pipeline.schema import CLIP_S, CODES, EMOTIONS, MEMBERS, SPLITS, Manifest
+from pipeline.schema import CLIP_S, CODES, EMOTIONS, MEMBERS, SHEET, SPLITS, Manifest, file_of
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))  # the hub's names
 
@@ -26,12 +26,15 @@ LOADING = """\
 import pyarrow.parquet as pq
 import webdataset
 
-for sample in webdataset.WebDataset("{shard}", shardshuffle=False).decode():
-    print(sample["__key__"], sample["json"]["title"], sample["{member}.npy"].shape)
+for sample in webdataset.WebDataset("{shard}", shardshuffle=False).decode({handler}):
+    print(sample["__key__"], sample["json"]["title"], sample["{file}"]{reshaped}.shape)
     break
 index = pq.read_table("index.parquet", columns=["key", "status", "code", "split", "label", "link", "licence"])
 print(index.num_rows, "candidates")
 """
+
+UNTILED = ".reshape(8, 128, 8, 128, 3).swapaxes(1, 2).reshape(64, 128, 128, 3)"
+"""From the sheet of a JPEG back to frames."""
 
 
 def dataset_title(manifest: Manifest) -> str:
@@ -113,10 +116,12 @@ def _splits(manifest: Manifest) -> str:
 
 def _members(manifest: Manifest) -> str:
     what = {"frames": "RGB, time x height x width x channel; `frames[::8]` is the slow pathway"}
-    rows = [
-        [f"`{name}.npy`", MEMBERS[name].dtype, MEMBERS[name].shape, what.get(name, "log-mel in dB, and phase")]
-        for name in stored_members(manifest.recipe)
-    ]
+    rows = []
+    for name in stored_members(manifest.recipe):
+        file, kind = file_of(name, manifest.recipe), str(MEMBERS[name].dtype)
+        if file == SHEET:
+            kind = "JPEG: a sheet of 8 x 8 frames, row by row"
+        rows.append([f"`{file}`", kind, MEMBERS[name].shape, what.get(name, "log-mel in dB, and phase")])
     if manifest.labels:
         rows.append(
             ["`cls`", "text", "", "class: " + ", ".join(f"{i} {label}" for i, label in enumerate(manifest.labels))]
@@ -130,7 +135,9 @@ def _loading(manifest: Manifest) -> str:
     if not shards:
         return "There is no shard to load."
     train = "finetune" if manifest.labels else "pretrain"
-    code = LOADING.format(shard=shards[0], member=stored_members(manifest.recipe)[0])
+    file = file_of(stored_members(manifest.recipe)[0], manifest.recipe)
+    form = {"handler": '"rgb8"', "reshaped": UNTILED} if file == SHEET else {"handler": "", "reshaped": ""}
+    code = LOADING.format(shard=shards[0], file=file, **form)
     return f"In this folder:\n\n```python\n{code}```\n\nOr train on it: `python -m trainer.{train} --shards FOLDER`."
 
 
@@ -155,6 +162,8 @@ def command(manifest: Manifest) -> list[str]:
         words.append(f"--split {shlex.quote(str(settings['split_rule']))}")
     if recipe.get("modality", "both") != "both":
         words.append(f"--modality {shlex.quote(str(recipe['modality']))}")
+    if recipe.get("frames") == "jpeg":
+        words.append(f"--frames jpeg --jpeg-quality {shlex.quote(str(recipe.get('jpeg_quality')))}")
     words.append("--denoise" if recipe.get("denoise") else "--no-denoise")
     words.append(f"--seed {settings.get('seed', 0)}")
     words.append(f"--filters {shlex.quote(mode_of(settings))}")

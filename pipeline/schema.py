@@ -1,9 +1,11 @@
 """The contract between the pipeline and the trainer: one sample, one index row, one ``dataset.json``.
 
-Whatever both programs must agree on stands here and nowhere else. The module needs numpy and pyarrow alone, so that a
-GPU host can read shards without librosa or ffmpeg, and a crawl host can write them without torch.
+Whatever both programs must agree on stands here and, as far as the JPEG of frames goes, in ``pipeline.sheet``. The
+module needs numpy and pyarrow alone, and Pillow where frames are stored as JPEG, so that a GPU host can read shards
+without librosa or ffmpeg, and a crawl host can write them without torch.
 
     sample  <key>.frames.npy  <key>.mel_32k.npy  <key>.mel_8k.npy  <key>.mel_22k.npy  [<key>.cls]  <key>.json
+            or <key>.frames.jpg in place of the first
     set     <split>-000000.tar + <split>-000000.parquet (its commit record), index.parquet, dataset.json, README.md
 """
 
@@ -20,11 +22,14 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from pipeline.sheet import decode_sheet, encode_sheet
+
 SCHEMA_VERSION = 1
 
 EMOTIONS = ("Excited", "Fear", "Neutral", "Relaxation", "Sad", "Tension")  # MVED's six, in the authors' order
 
 Modality = Literal["both", "audio", "video"]
+Frames = Literal["npy", "jpeg"]
 Split = Literal["train", "val", "test", "unlabeled"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test", "unlabeled")
 
@@ -79,6 +84,22 @@ MEMBERS: dict[str, Member] = {
 def members_of(modality: Modality) -> tuple[str, ...]:
     """Names of the arrays that a set of this modality holds."""
     return tuple(name for name, member in MEMBERS.items() if modality in ("both", member.modality))
+
+
+SHEET = "frames.jpg"
+
+
+def files_of(name: str) -> tuple[str, ...]:
+    """Names, after the key's dot, under which a tar may hold an array; of the two of the frames a sample has one.
+
+    None has more bytes than the array itself and the head of an ``.npy`` file.
+    """
+    return (f"{name}.npy", SHEET) if name == "frames" else (f"{name}.npy",)
+
+
+def file_of(name: str, recipe: Mapping[str, Any]) -> str:
+    """The one of these names that samples of this recipe have."""
+    return SHEET if name == "frames" and recipe.get("frames") == "jpeg" else f"{name}.npy"
 
 
 # --- what became of a candidate ----------------------------------------------------------------------------------
@@ -162,8 +183,15 @@ class Rejected:
     """What stands in the index alone, by its column: a picture of the clip, where it could be decoded."""
 
 
-def encode(sample: Sample) -> dict[str, Any]:
+def encode(sample: Sample, *, jpeg_quality: int | None = None) -> dict[str, Any]:
     """Turn a sample into the record that ``webdataset.TarWriter`` writes: ``__key__`` and bytes by extension.
+
+    Parameters
+    ----------
+    sample
+        What is to be stored.
+    jpeg_quality
+        Of the frames, 1 to 95; None stores them lossless.
 
     Raises
     ------
@@ -177,6 +205,9 @@ def encode(sample: Sample) -> dict[str, Any]:
         _check_array(sample.key, name, array)
         if not np.isfinite(array).all():
             raise SchemaError(f"sample {sample.key}: {name} holds numbers that are not finite")
+        if name == "frames" and jpeg_quality is not None:
+            record[SHEET] = encode_sheet(array, quality=jpeg_quality)
+            continue
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
         record[f"{name}.npy"] = buffer.getvalue()
@@ -189,7 +220,7 @@ def encode(sample: Sample) -> dict[str, Any]:
 def decode(record: Mapping[str, Any], members: Collection[str] | None = None) -> Sample:
     """Turn the bytes of a tar record back into a sample, reading nothing but what the contract allows.
 
-    Nothing is unpickled; members that the contract does not know are ignored.
+    Nothing is unpickled; members that the contract does not know are ignored. Frames come in either form.
 
     Parameters
     ----------
@@ -204,24 +235,31 @@ def decode(record: Mapping[str, Any], members: Collection[str] | None = None) ->
         If a wanted array is absent or an array, label or json breaks the contract.
     """
     key = str(record.get("__key__", "?"))
-    wanted = [name for name in MEMBERS if f"{name}.npy" in record] if members is None else list(members)
-    arrays = {}
-    for name in wanted:
-        raw = record.get(f"{name}.npy")
-        if raw is None:
-            raise SchemaError(f"sample {key} has no {name}.npy; build the set with the modality that the network needs")
-        try:
-            array = np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)
-        except ValueError as error:
-            raise SchemaError(f"sample {key}: {name}.npy cannot be read ({error})") from error
-        _check_array(key, name, array)
-        arrays[name] = array
+    wanted = [n for n in MEMBERS if not record.keys().isdisjoint(files_of(n))] if members is None else members
+    arrays = {name: _read_array(key, name, record) for name in wanted}
     try:
         label = int(record["cls"]) if "cls" in record else None
         meta = json.loads(record.get("json", b"{}"))
     except ValueError as error:
         raise SchemaError(f"sample {key}: cls or json cannot be read ({error})") from error
     return Sample(key=key, arrays=arrays, label=label, meta=meta)
+
+
+def _read_array(key: str, name: str, record: Mapping[str, Any]) -> np.ndarray:
+    files = [file for file in files_of(name) if file in record]
+    if not files:
+        told = " or ".join(files_of(name))
+        raise SchemaError(f"sample {key} has no {told}; build the set with the modality that the network needs")
+    if len(files) > 1:
+        raise SchemaError(f"sample {key} has {' and '.join(files)}, of which only one can be; build the set again")
+    try:
+        if files == [SHEET]:
+            return decode_sheet(record[SHEET], MEMBERS[name].shape)
+        array = np.lib.format.read_array(io.BytesIO(record[files[0]]), allow_pickle=False)
+    except ValueError as error:
+        raise SchemaError(f"sample {key}: {files[0]} cannot be read ({error})") from error
+    _check_array(key, name, array)
+    return array
 
 
 def _check_array(key: str, name: str, array: np.ndarray) -> None:

@@ -12,6 +12,7 @@ import re
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -26,11 +27,13 @@ from pipeline.schema import (
     INDEX,
     MEMBERS,
     SCHEMA_VERSION,
+    SHEET,
     SPLITS,
     Manifest,
     Rejected,
     Sample,
     SchemaError,
+    decode,
     encode,
 )
 from pipeline.sources import Source
@@ -100,9 +103,14 @@ Prepared = tuple[Row, dict[str, Any] | None]
 """A candidate's row, and the record of its sample if it is kept."""
 
 
-def prepared(source: Source, outcome: Sample | Rejected) -> Prepared:
-    """Turn an outcome into what a part stores."""
-    return index_row(source, outcome), encode(outcome) if isinstance(outcome, Sample) else None
+def prepared(source: Source, outcome: Sample | Rejected, *, jpeg_quality: int | None = None) -> Prepared:
+    """Turn an outcome into what a part stores; ``jpeg_quality`` is that of its frames, where they are not lossless."""
+    if isinstance(outcome, Rejected):
+        return index_row(source, outcome), None
+    record = encode(outcome, jpeg_quality=jpeg_quality)
+    if SHEET in record:  # the index tells of the frames that readers get
+        outcome = replace(outcome, arrays={**outcome.arrays, **decode(record, ["frames"]).arrays})
+    return index_row(source, outcome), record
 
 
 def write_part(folder: Path, sources: Sequence[Source], candidates: Iterable[Prepared]) -> list[Row]:

@@ -199,6 +199,8 @@ def read_manifest(file: Path) -> Manifest:
         raise NotAsPromisedError("has versions of another form than it should")
     if manifest.recipe.get("modality") not in ("both", "audio", "video"):
         raise NotAsPromisedError("has a recipe of no known modality")
+    if manifest.recipe.get("frames", "npy") not in ("npy", "jpeg"):
+        raise NotAsPromisedError("has a recipe of no known form of frames")
     return manifest
 
 

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import shards
-from pipeline.schema import INDEX, MEMBERS, SCHEMA_VERSION, Manifest, members_of, sample_key
+from pipeline.schema import INDEX, MEMBERS, SCHEMA_VERSION, SHEET, Manifest, file_of, members_of, sample_key
+from pipeline.sheet import decode_sheet
 from pipeline.tars import NPY_HEADER_BYTES, Hashed, TarError, TarSample, read_samples
 from pipeline.text import clean_text
 
@@ -166,8 +167,8 @@ def sample_faults(sample: TarSample, row: Row, manifest: Manifest) -> Iterator[s
     """Say what of a sample is not as schema, ``dataset.json`` and its row promise."""
     if row.get("sample_sha256") not in (None, sample.sha256):
         yield "was altered: its members have another hash than its record says"
-    expected = {f"{name}.npy" for name in members_of(manifest.recipe["modality"])} | {"json"}
-    expected |= {"cls"} if manifest.labels is not None else set()
+    name_of = {file_of(name, manifest.recipe): name for name in members_of(manifest.recipe["modality"])}
+    expected = name_of.keys() | {"json"} | ({"cls"} if manifest.labels is not None else set())
     for name in sorted(expected - sample.members.keys()):
         yield f"has no {name}"
     for name in sorted(sample.members.keys() - expected):
@@ -180,8 +181,8 @@ def sample_faults(sample: TarSample, row: Row, manifest: Manifest) -> Iterator[s
             elif suffix == "cls":
                 _check_class(raw, row, manifest.labels or [])
             else:
-                name = suffix.removesuffix(".npy")
-                _check_moments(name, read_array(name, raw), row)
+                array = read_sheet(raw) if suffix == SHEET else read_array(name_of[suffix], raw)
+                _check_moments(name_of[suffix], array, row)
         except NotAsPromisedError as error:
             yield f"{suffix} {error}"
 
@@ -240,6 +241,20 @@ def read_array(name: str, raw: bytes) -> np.ndarray:
     if len(raw) - offset != wanted:
         raise NotAsPromisedError(f"holds {len(raw) - offset} bytes of numbers, its shape takes {wanted}")
     return np.frombuffer(raw, member.dtype, offset=offset).reshape(member.shape)
+
+
+def read_sheet(raw: bytes) -> np.ndarray:
+    """Read frames that are stored as one JPEG.
+
+    Raises
+    ------
+    NotAsPromisedError
+        If it is no such JPEG.
+    """
+    try:
+        return decode_sheet(raw, MEMBERS["frames"].shape)
+    except ValueError as error:
+        raise NotAsPromisedError(f"cannot be read: {error}") from error
 
 
 @functools.cache

@@ -22,6 +22,8 @@ from trainer.files import now
 Kind = Literal["pretrain", "finetune"]
 
 RUN_VERSION = 1
+SAME_MEANING = ("modality", "frames", "jpeg_quality")
+"""Settings of a recipe that decide what is stored, and in what form, but not what the arrays mean."""
 MAY_CHANGE = {"shards", "out", "runs", "init", "resume", "epochs", "max_steps", "checkpoint_every"}
 """Training settings that a resumed run may change: they shape no step already taken."""
 
@@ -124,8 +126,7 @@ def require_same(
             f"{run} holds another network ({stored.name}): its {flag} is {_shown(stored.network.get(flag))}, "
             f"here {_shown(network.get(flag))}; give the --network, --preset and --modality it was made with"
         )
-    # Which modalities a set holds changes no array of those that the network reads.
-    if recipe is not None and (name := first_difference(stored.recipe, recipe, but=("modality",))):
+    if recipe is not None and (name := first_difference(stored.recipe, recipe, but=SAME_MEANING)):
         raise UserError(
             f"{run} was trained on shards of another recipe: its {name} is {_shown(stored.recipe.get(name))}, "
             f"here {_shown(recipe.get(name))}; build the set by the same recipe, or train anew"

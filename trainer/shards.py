@@ -29,11 +29,12 @@ from pipeline.schema import (
     Sample,
     SchemaError,
     decode,
+    files_of,
     members_of,
 )
 from trainer.errors import UserError, one_line
 
-__all__ = ["MEMBERS", "NUM_FRAMES", "SAMPLE_RATES_HZ", "Manifest", "Sample", "SchemaError", "decode"]
+__all__ = ["MEMBERS", "NUM_FRAMES", "SAMPLE_RATES_HZ", "Manifest", "Sample", "SchemaError", "decode", "files_of"]
 
 BUILD = "python -m flows.build_shards --source DIR --out"  # how to make what is missing
 

@@ -1,7 +1,8 @@
 """Samples out of a shard's tar, read with distrust.
 
-Names come from the listing, never from inside a file; nothing is unpickled, decompressed or executed, and no member may
-be larger than its schema allows. A tar is hashed as it is first read through and compared with its commit record.
+Names come from the listing, never from inside a file; nothing is unpickled or executed, nothing but the JPEG of frames
+is decompressed, and no member may be larger than its schema allows. A tar is hashed as it is first read through and
+compared with its commit record.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from webdataset.tariterators import base_plus_ext
 
 from trainer.errors import UserError, one_line
-from trainer.shards import MEMBERS, Sample, SchemaError, Shard, decode
+from trainer.shards import MEMBERS, Sample, SchemaError, Shard, decode, files_of
 
 NPY_HEADER_BYTES = 4096  # room for a member's header; its array's bytes are known
 CLS_BYTES = 32
@@ -59,7 +60,8 @@ def read(
         If the tar is damaged, is not what its record says, or a sample breaks the schema.
     """
     wanted = {shard.keys[row]: row for row in rows}
-    limits = {f"{name}.npy": _array_bytes(name) + NPY_HEADER_BYTES for name in members} | {"cls": CLS_BYTES}
+    limits = {file: _array_bytes(name) + NPY_HEADER_BYTES for name in members for file in files_of(name)}
+    limits["cls"] = CLS_BYTES
     try:
         with fs.open(shard.path, "rb") as file:
             stream: Any = _Hashed(file) if verify else file

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pipeline.page.index import Index
-from pipeline.schema import MEMBERS, SPLITS, Sample, SchemaError, decode, members_of
+from pipeline.schema import MEMBERS, SPLITS, Sample, SchemaError, decode, files_of, members_of
 from pipeline.text import clean_text
 
 NUM_SHOWN = 24  # clips of a grid
@@ -88,14 +88,15 @@ def read_samples(folder: Path, rows: Sequence[Row], *, members: Sequence[str]) -
 
 
 def _records(tar: Path, keys: set[str], members: Sequence[str]) -> dict[str, dict[str, bytes]]:
-    limits = {f"{name}.npy": MEMBERS[name].dtype.itemsize * int(np.prod(MEMBERS[name].shape)) for name in members}
+    sizes = {name: MEMBERS[name].dtype.itemsize * int(np.prod(MEMBERS[name].shape)) for name in members}
+    limits = {file: num_bytes + HEADER_BYTES for name, num_bytes in sizes.items() for file in files_of(name)}
     records: dict[str, dict[str, bytes]] = defaultdict(dict)
-    missing = len(keys) * len(limits)
+    missing = len(keys) * len(members)
     try:
         with tarfile.open(tar, "r:") as archive:
             for info in archive:
                 key, _, ending = info.name.partition(".")
-                if key in keys and ending in limits and info.isreg() and info.size <= limits[ending] + HEADER_BYTES:
+                if key in keys and ending in limits and info.isreg() and info.size <= limits[ending]:
                     stream = archive.extractfile(info)
                     records[key][ending] = stream.read() if stream else b""
                     missing -= 1
@@ -103,7 +104,7 @@ def _records(tar: Path, keys: set[str], members: Sequence[str]) -> dict[str, dic
                     break
     except (OSError, tarfile.TarError):  # no such tar, or a damaged one: what was read until then counts
         pass
-    return {key: record for key, record in records.items() if len(record) == len(limits)}
+    return {key: record for key, record in records.items() if len(record) == len(members)}
 
 
 def stored_members(recipe: Mapping[str, Any]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.page.clips import stored_members
 from pipeline.page.licences import card_licences, hub_licence, spdx_link
-from pipeline.schema import INDEX, MEMBERS, SPLITS, Manifest
+from pipeline.schema import INDEX, MEMBERS, SHEET, SPLITS, Manifest, file_of
 
 CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -148,15 +148,17 @@ def _file_object(file: StoredFile, kind: str, words: str) -> dict[str, Any]:
 def _file_sets(manifest: Manifest, tars: list[str]) -> list[dict[str, Any]]:
     if not tars:
         return []
-    members = {f"{name}.npy": "application/octet-stream" for name in stored_members(manifest.recipe)}
+    files = [file_of(name, manifest.recipe) for name in stored_members(manifest.recipe)]
+    members = {file: "image/jpeg" if file == SHEET else "application/octet-stream" for file in files}
     members |= ({"cls": "text/plain"} if manifest.labels else {}) | {"json": "application/json"}
     words = {f"{m.name}.npy": f"NumPy {m.dtype}, shape {'x'.join(map(str, m.shape))}" for m in MEMBERS.values()}
+    words |= {SHEET: "64 frames of 128 x 128, RGB, in a sheet of 8 x 8, row by row"}
     words |= {"cls": "index of the class", "json": "where the clip came from and how it was made"}
     return [
         {
             "@type": "cr:FileSet",
-            "@id": f"samples-{ending.removesuffix('.npy')}",
-            "name": f"samples-{ending.removesuffix('.npy')}",
+            "@id": f"samples-{ending.partition('.')[0]}",
+            "name": f"samples-{ending.partition('.')[0]}",
             "description": words[ending],
             "containedIn": [{"@id": tar} for tar in tars],
             "encodingFormat": kind,

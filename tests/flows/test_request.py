@@ -59,6 +59,18 @@ def test_counts_begin_at_1(name):
     assert getattr(request(**{name: 1}), name) == 1
 
 
+def test_frames_are_lossless_unless_asked_for_as_jpeg_of_a_sensible_quality():
+    assert (request().recipe.frames, request().recipe.jpeg_quality) == ("npy", None)
+    assert request(frames="jpeg").recipe.jpeg_quality == 90
+    assert request(frames="jpeg", jpeg_quality=75, modality="video").recipe.jpeg_quality == 75
+    assert mistake(jpeg_quality=75) == "--jpeg-quality is for --frames jpeg; give both, or leave it out"
+    for quality in (-1, 0, 96):
+        assert mistake(frames="jpeg", jpeg_quality=quality) == f"--jpeg-quality {quality}: give 1 to 95"
+    assert mistake(frames="jpeg", modality="audio") == (
+        "--frames jpeg: a set of --modality audio has no frames; leave it out"
+    )
+
+
 @pytest.mark.parametrize("source", [[], "", [""], ["search:sad", " "]])
 def test_a_source_must_be_named(source):
     assert mistake(source=source) == (

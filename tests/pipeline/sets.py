@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,7 @@ def make_set(
                 name: picture(rng) if name == "frames" else sound(rng, name) for name in members_of(recipe.modality)
             }
             outcome = Sample(key=key, arrays=arrays, label=None, meta=meta)
-        row, record = shards.prepared(source, outcome)
+        row, record = shards.prepared(source, outcome, jpeg_quality=recipe.jpeg_quality)
         [row] = shards.write_part(folder / ".parts", [source], [(row, record)])
         split = row["split"] or "unlabeled"
         if record is not None:
@@ -126,7 +125,7 @@ def make_set(
         folder,
         [row for row in rows if row["status"] != "kept"],
         labels=list(labels) if labels else None,
-        recipe=asdict(recipe),
+        recipe=recipe.to_dict(),
         recipe_hash=recipe.hash,
         settings={
             "seed": seed,

@@ -64,6 +64,13 @@ def test_epochs_may_change_and_the_modality_of_a_set_does_not_matter(tmp_path):
     require_resumable(tmp_path, config_of(), tuples)
 
 
+def test_the_form_in_which_frames_are_stored_does_not_matter_to_the_weights(tmp_path):
+    jpeg = config_of().recipe | {"frames": "jpeg", "jpeg_quality": 90}
+    require_same(tmp_path, config_of(), recipe=jpeg)
+    with pytest.raises(UserError, match="was begun on other samples"):  # to a run it does: its losses are others
+        require_resumable(tmp_path, config_of(), config_of(recipe=jpeg, data="of other tars"))
+
+
 def test_labels_must_agree(tmp_path):
     with pytest.raises(UserError, match="on the labels a, b; the set has b, a"):
         require_same(tmp_path, config_of(labels=["a", "b"]), labels=["b", "a"])
