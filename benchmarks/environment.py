@@ -8,7 +8,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("numpy", "librosa", "noisereduce", "soxr", "av", "webdataset", "torch", "prefect")
+PACKAGES = ("numpy", "librosa", "noisereduce", "soxr", "av", "pillow", "webdataset", "torch", "torchvision", "prefect")
 
 
 def environment() -> dict[str, object]:
