@@ -68,7 +68,7 @@ def decode_sheet(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
             told = f"{image.width} x {image.height} {image.mode}"
             if (image.size, image.mode) != (size, "RGB"):
                 raise ValueError(f"a JPEG of {told}, not of {size[0]} x {size[1]} RGB")
-            if raw.count(_START_OF_SCAN) != 1:  # a small file of many would take minutes
+            if raw.count(_START_OF_SCAN) != 1:  # a file of 3 MB can hold so many that they take minutes
                 raise ValueError("a JPEG of several scans; ours have one")
             sheet = np.asarray(image)
     except ValueError:
