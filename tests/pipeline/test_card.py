@@ -180,13 +180,12 @@ def test_the_card_loads_its_set_as_it_says(built):
     assert done.stdout.splitlines()[1] == "4 candidates"
 
 
-def test_the_card_of_a_set_of_jpeg_loads_its_frames_too(tmp_path, monkeypatch, capsys):
-    make_set(tmp_path / "set", [kept("a.mp4", split=None)], recipe=Recipe(frames="jpeg", jpeg_quality=80))
-    [code] = re.findall(r"```python\n(.*?)```", (tmp_path / "set/README.md").read_text(), re.DOTALL)
-    monkeypatch.chdir(tmp_path / "set")
-    capsys.readouterr()
-    exec(code, {})
-    assert capsys.readouterr().out.splitlines()[0].endswith("a.mp4 (64, 128, 128, 3)")
+def test_the_card_of_a_set_of_jpeg_loads_its_frames_too(tmp_path):
+    folder = tmp_path / "set"
+    make_set(folder, [kept("a.mp4", split=None)], recipe=Recipe(frames="jpeg", jpeg_quality=80))
+    [code] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].endswith("a.mp4 (64, 128, 128, 3)")
 
 
 def test_an_older_set_without_filters_and_one_with_nothing_kept_have_a_card(tmp_path):
