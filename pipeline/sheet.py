@@ -14,7 +14,7 @@ import numpy as np
 
 COLUMNS = 8  # frames side by side
 FULL_COLOUR = 0  # Pillow's number of 4:4:4
-QUALITY = 90  # by default: frames 41 dB from the lossless ones, in a tenth of the bytes
+QUALITY = 90  # by default: frames 41 dB from the lossless ones, in a ninth of the bytes
 MAX_QUALITY = 95  # beyond it, says Pillow, files grow with hardly any gain
 _START_OF_SCAN = b"\xff\xda"
 
