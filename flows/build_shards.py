@@ -18,7 +18,6 @@ import signal
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -37,14 +36,14 @@ from flows.request import Request, YesNo
 from flows.tasks import finish, finish_earlier, nothing_to_do, prepared
 from pipeline.build import Build
 from pipeline.card import dataset_card
+from pipeline.command import mistakes
 from pipeline.denoise import DEFAULT_ON
-from pipeline.errors import UserError
 from pipeline.fetch import License
 from pipeline.filters.judge import Mode
 from pipeline.journal import finish_interrupted
 from pipeline.manners import CrawlStoppedError
 from pipeline.plan import SplitRule
-from pipeline.schema import Frames, Manifest, Modality, SchemaError
+from pipeline.schema import Frames, Manifest, Modality
 from pipeline.storage import single_writer
 
 STOPPED = "Stopped"  # name of the state of a run that a site asked to stop
@@ -73,6 +72,7 @@ def build_shards(
     search_prefix: str = "ytsearch",
     clips_per_video: int = 1,
     store: str = "shards/.crawl",
+    clips: str | None = None,
     keep_clips: YesNo = "yes",
     retry: str | None = None,
     dry_run: bool = False,
@@ -92,9 +92,10 @@ def build_shards(
     """Build, or bring up to date, a data set of shards.
 
     Args:
-        source: A folder of videos; or what is to be crawled, any number of: search:KEY, a link of a video, channel or
-            playlist, a file of these (.txt, one a line, a bare line is a search; .csv/.parquet with a column `link`).
-        out: Folder of the data set, such as shards/unlabeled.
+        source: A folder of videos, such as videos or s3://bucket/videos; or what is to be crawled, any number of:
+            search:KEY, a link of a video, channel or playlist, a file of these (.txt, one a line, a bare line is a
+            search; .csv/.parquet with a column `link`).
+        out: Folder of the data set, such as shards/unlabeled or s3://bucket/unlabeled.
         labels: `mved` (split and class from the path), or a CSV with columns file or link, label, [split], [group].
         split: Keep the splits that the labels came with, or deal whole source groups to train, val and test 80/10/10.
             By default official if every candidate has a split, else grouped.
@@ -115,13 +116,15 @@ def build_shards(
         search_prefix: yt-dlp's key of the search: ytsearch, ytsearchdate, or a plugin's.
         clips_per_video: Clips of each video, none overlapping another.
         store: Folder of the crawl's record and of the fetched clips, which several sets may share.
+        clips: Where the fetched clips lie, if not in the store's own folder: another folder, or s3://bucket/clips. A
+            store keeps to the one it began with.
         keep_clips: `no` removes a fetched clip once it is prepared.
         retry: Only the candidates that ended with one of these codes, separated by commas, are tried again.
         dry_run: Search and list, say what would be fetched and how long that would take, and fetch no media.
         sleep_s: Shortest and longest pause between two candidates of one site, in seconds.
         fetchers: Sites visited at the same time, one request each.
         license: creative-commons takes no clip whose page does not say so.
-        exclude: Folder of a data set with which this one must share no video.
+        exclude: Folder, or address, of a data set with which this one must share no video.
         cookies: A cookies file (Netscape's format) for sites that want a login; it is never written.
         cookies_from_browser: A browser whose cookies are used: firefox, or chrome:PROFILE.
         proxy: http://host:port of your own proxy; one with a password goes into the variable CRAWL_PROXY.
@@ -142,14 +145,14 @@ def build_shards(
         if request.dry_run:
             show_without_fetching(request, show=log)
             return {}
-        with single_writer(Path(out) / ".build", doing=f"building {out}", flag="--out"):
-            if finish_interrupted(Path(out)):
+        with single_writer(request.out_folder / ".build", doing=f"building {out}", flag="--out"):
+            if finish_interrupted(request.out_folder):
                 log("a purge was stopped before its end; it is finished now")
             build_all = from_crawl if request.is_crawl else from_folder
             manifest = build_all(request, log=log)
     except CrawlStoppedError as error:
         return Failed(name=STOPPED, message=str(error))
-    except (UserError, SchemaError, OSError) as error:
+    except mistakes() as error:
         return Failed(message=str(error))  # a mistake in the request, or a full disk: one line, no traceback
     log(in_words(manifest.counts))
     create_markdown_artifact(dataset_card(manifest), key="build-shards", description=f"Data set {out}")
@@ -198,7 +201,7 @@ def run(**parameters: Any) -> int:
             return _summary(done[1].counts)
     except CrawlStoppedError as error:
         return _fail(str(error), code=3)
-    except (UserError, SchemaError, OSError) as error:
+    except mistakes() as error:
         return _fail(str(error))
     _RUN_AS_COMMAND.set(True)
     state: State[Any] = build_shards(**parameters, return_state=True)

@@ -38,7 +38,7 @@ def from_crawl(request: Request, *, log: Log) -> Manifest:
     UserError
         If nothing is found, the request contradicts an earlier one, or a retry leaves others queued.
     """
-    with open_store(Path(request.store)) as store:
+    with open_store(Path(request.store), clips=request.clips_folder) as store:
         crawl = Crawl(store, request.crawl())
         build = list_candidates(request, crawl, log=log)
         build.begin()
@@ -58,7 +58,7 @@ def already_built(request: Request) -> tuple[Build, Manifest] | None:
     """Tell from the store and the set alone that nothing is left to do."""
     if not (Path(request.store) / "crawl.sqlite").exists():
         return None
-    with open_store(Path(request.store)) as store:
+    with open_store(Path(request.store), clips=request.clips_folder) as store:
         if not all(store.is_listed(query.request) for query in request.queries()):
             return None
         crawl = Crawl(store, request.crawl())
@@ -141,7 +141,7 @@ def show_without_fetching(request: Request, *, show: Log) -> None:
         build = request.build(request.folder())
         show(f"{len(build.pending(request.again))} of {len(build.sources)} files would be prepared; nothing is fetched")
         return
-    with open_store(Path(request.store)) as store:
+    with open_store(Path(request.store), clips=request.clips_folder) as store:
         crawl = Crawl(store, request.crawl())
         build = list_candidates(request, crawl, log=show)
         crawl.queue(build.sources)
@@ -157,7 +157,7 @@ def show_without_fetching(request: Request, *, show: Log) -> None:
         show(f"{len(build.sources)} candidates, {done} done already, {len(to_fetch)} to fetch{by_words}")
         for line in estimate(to_fetch, store, request):
             show(line)
-        free = min(free_bytes(Path(folder)) for folder in (request.store, request.out))
+        free = min(free_bytes(folder) for folder in (Path(request.store), request.out_folder))
         show(f"free on disk: {free / 1e9:.1f} GB")
 
 

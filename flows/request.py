@@ -27,6 +27,7 @@ from pipeline.queries import Query, candidates_of, is_crawl, link_labels, read_q
 from pipeline.schema import CODES, Frames, Modality
 from pipeline.sheet import MAX_QUALITY, QUALITY
 from pipeline.sources import Row, Source, list_sources
+from pipeline.storage import Folder, folder_of, is_remote
 from pipeline.store import Video
 from pipeline.takedown import PURGED
 
@@ -59,6 +60,7 @@ class Request:
     search_prefix: str
     clips_per_video: int
     store: str
+    clips: str | None
     keep_clips: YesNo
     retry: str | None
     dry_run: bool
@@ -98,9 +100,13 @@ class Request:
                 raise UserError(f"{flag} {number}: give a whole number from 1 up")
         if not self.words or not all(word.strip() for word in self.words):
             raise UserError("--source is missing: a folder, search:KEY, a link, or a file of searches and links")
-        for flag, folder in (("--out", self.out), ("--store", self.store)):
-            if not folder.strip():
+        for flag, folder in (("--out", self.out), ("--store", self.store), ("--clips", self.clips)):
+            if folder is not None and not folder.strip():
                 raise UserError(f"{flag} is missing: name a folder")
+        if is_remote(self.store):
+            raise UserError(
+                f"--store {self.store}: the crawl's record is a local file; its clips may lie there: --clips"
+            )
         if not -(2**63) <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed}: give a whole number of 64 bits")
         shortest_s, longest_s = self.sleep_s
@@ -205,7 +211,22 @@ class Request:
         UserError
             If there is nothing to read.
         """
-        return list_sources(self.words[0], labels=self.labels, clips_per_video=self.clips_per_video)
+        return list_sources(self.source_folder, labels=self.labels, clips_per_video=self.clips_per_video)
+
+    @cached_property
+    def source_folder(self) -> Folder:
+        """Folder of videos, where no crawl is asked for."""
+        return folder_of(self.words[0], flag="--source")
+
+    @cached_property
+    def out_folder(self) -> Folder:
+        """Folder of the data set."""
+        return folder_of(self.out, flag="--out")
+
+    @cached_property
+    def clips_folder(self) -> Folder | None:
+        """Where fetched clips lie, if it was said."""
+        return None if self.clips is None else folder_of(self.clips, flag="--clips")
 
     def build(self, sources: Sequence[Source]) -> Build:
         """The build of these candidates, checked against what stands in ``--out``.
@@ -216,7 +237,7 @@ class Request:
             If the request contradicts itself, or an earlier one.
         """
         build = Build.request(
-            out=Path(self.out),
+            out=self.out_folder,
             sources=sources,
             recipe=self.recipe,
             seed=self.seed,
@@ -224,7 +245,7 @@ class Request:
             split_rule=self.split,
             samples_per_shard=self.samples_per_shard,
             limit=self.limit,
-            origin=None if self.is_crawl else str(Path(self.words[0]).resolve()),
+            origin=None if self.is_crawl else str(self.source_folder.resolve()),
             filters=self.filter_settings,
             excluded=self.excluded,
             superseded=self._lists() - {source.source_id for source in sources},
@@ -253,7 +274,7 @@ class Request:
         UserError
             If one is no data set.
         """
-        return Excluded.of([Path(folder) for folder in self.exclude])
+        return Excluded.of([folder_of(address, flag="--exclude") for address in self.exclude])
 
     @cached_property
     def filter_settings(self) -> Filters:
@@ -276,12 +297,14 @@ class Request:
         Raises
         ------
         UserError
-            If a list, table or excluded set cannot be used.
+            If a list, table, folder or excluded set cannot be used.
         """
         if self.is_crawl:
             self.queries()
             self.label_rows()
-        _ = self.excluded, self.filter_settings
+        else:
+            _ = self.source_folder
+        _ = self.out_folder, self.clips_folder, self.excluded, self.filter_settings
 
     def crawl(self) -> CrawlSettings:
         """How the crawl goes out, and how gently."""

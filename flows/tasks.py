@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -16,12 +15,13 @@ from pipeline.filters.judge import Filters
 from pipeline.prepare import Recipe
 from pipeline.schema import Manifest
 from pipeline.sources import Source
+from pipeline.storage import Folder
 from pipeline.workers import WorkerDiedError, WorkerPool
 
 
 @task(name="prepare-batch", cache_policy=NO_CACHE)
 def prepare_in_worker(
-    pool: WorkerPool, folder: Path, batch: list[Source], recipe: Recipe, seed: int, filters: Filters
+    pool: WorkerPool, folder: Folder, batch: list[Source], recipe: Recipe, seed: int, filters: Filters
 ) -> list[Row]:
     """Prepare a batch in a worker. If one dies meanwhile, try the clips one by one: a single clip blocks no other."""
     try:

@@ -11,10 +11,12 @@ Killed anywhere and run again, it goes on where it was and ends in the same byte
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import traceback
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -33,7 +35,7 @@ from pipeline.planning import write_plan
 from pipeline.prepare import Recipe, prepare, versions
 from pipeline.schema import EMOTIONS, INDEX, Manifest, Rejected
 from pipeline.sources import Source
-from pipeline.storage import publish_text
+from pipeline.storage import Folder, files_in, local_copy, publish_text, remove, storage_errors
 from pipeline.takedown import PURGED, TakenDown
 
 Row = dict[str, Any]
@@ -60,7 +62,7 @@ class Settings:
 class Build:
     """A request to bring a folder up to date with a list of sources."""
 
-    out: Path
+    out: Folder
     sources: Sequence[Source]
     recipe: Recipe
     settings: Settings
@@ -75,7 +77,7 @@ class Build:
     """Lists that an earlier run could not read; the videos that they list stand in their place now."""
 
     @property
-    def work(self) -> Path:
+    def work(self) -> Folder:
         """Folder of what a build needs until it is finished: parts, plan, lock."""
         return self.out / dataset.WORK
 
@@ -83,7 +85,7 @@ class Build:
     def request(
         cls,
         *,
-        out: Path,
+        out: Folder,
         sources: Sequence[Source],
         recipe: Recipe,
         seed: int,
@@ -170,16 +172,14 @@ class Build:
         """Write the request down, so that a build that is stopped goes on as it began; clear what a killed one left."""
         journal.finish_interrupted(self.out)
         self.check_against_earlier()
-        for leftover in [*self.out.glob(".*.tmp"), *self.out.glob(".*.purge"), *self.work.glob(".*.tmp")]:
-            leftover.unlink()
+        remove([*files_in(self.out, ".*.tmp", ".*.purge"), *files_in(self.work, ".*.tmp")])
         whole = {part.stem for part in self.parts()}
-        for sample in self.work.glob("part-*-*.tar"):
-            if sample.stem.rpartition("-")[0] not in whole:  # of a part that was cut short
-                sample.unlink()
+        samples = files_in(self.work, "part-*-*.tar")
+        remove(sample for sample in samples if sample.stem.rpartition("-")[0] not in whole)  # of a part cut short
         publish_text(self._request_file, json.dumps(self._request(), indent=2) + "\n")
 
     @property
-    def _request_file(self) -> Path:
+    def _request_file(self) -> Folder:
         return self.work / "request.json"
 
     def _request(self) -> dict[str, Any]:
@@ -231,9 +231,9 @@ class Build:
         size = max(1, min(MAX_BATCH, len(pending) // (4 * num_workers)))
         return [pending[i : i + size] for i in range(0, len(pending), size)]
 
-    def parts(self) -> list[Path]:
+    def parts(self) -> list[Folder]:
         """Tables of all whole parts."""
-        return sorted(self.work.glob("part-*.parquet"))
+        return files_in(self.work, "part-*.parquet")
 
     def plan_rows(self, columns: Sequence[str] | None = None, *, shard: str | None = None) -> Iterator[Row]:
         """Rows of the pending plan, or those of one shard; none where there is none."""
@@ -254,7 +254,7 @@ class Build:
     # --- plan ----------------------------------------------------------------------------------------------------
 
     @property
-    def plan_file(self) -> Path:
+    def plan_file(self) -> Folder:
         """Every candidate of this build and where it goes; while it exists, the build is not finished."""
         return self.work / "plan.parquet"
 
@@ -282,7 +282,8 @@ class Build:
     def shards_to_pack(self) -> list[str]:
         """Names of the planned shards that are not committed yet."""
         planned = {row["shard"] for row in self.plan_rows(["shard"]) if row["shard"]}
-        return [name for name in sorted(planned) if not shards.record_of(self.out / name).exists()]
+        packed = {tar.name for tar in shards.committed_shards(self.out)}
+        return sorted(planned - packed)
 
     def pack(self, name: str) -> None:
         """Write one shard and its commit record."""
@@ -304,20 +305,21 @@ class Build:
             versions=versions(),
         )
         # The plan goes last: without it, parts left behind would be planned again.
-        for file in [*sorted(self.work.glob("part-*")), self.plan_file]:
-            file.unlink(missing_ok=True)
+        remove(files_in(self.work, "part-*"))
+        remove([self.plan_file])
         return manifest
 
 
 def prepare_batch(
-    folder: Path, sources: Sequence[Source], recipe: Recipe, seed: int, filters: Filters = OFF
+    folder: Folder, sources: Sequence[Source], recipe: Recipe, seed: int, filters: Filters = OFF
 ) -> list[Row]:
     """Prepare a batch into one part; our own errors become ``failed(internal)`` rows, with the traceback in detail."""
 
     def candidates() -> Iterator[shards.Prepared]:
         for source in sources:
             try:
-                outcome = prepare(source, recipe=recipe, seed=seed, filters=filters)
+                with at_hand(source) as here:
+                    outcome = prepare(here, recipe=recipe, seed=seed, filters=filters)
                 yield shards.prepared(source, outcome, jpeg_quality=recipe.jpeg_quality)
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
@@ -327,7 +329,26 @@ def prepare_batch(
     return shards.write_part(folder, sources, candidates())
 
 
-def fail_alone(folder: Path, source: Source, detail: str) -> list[Row]:
+@contextmanager
+def at_hand(source: Source) -> Iterator[Source]:
+    """A candidate whose file lies on this machine's disk, for as long as it is prepared.
+
+    A store that cannot be reached is a failure, so that the next run tries again.
+    """
+    if source.path is None or isinstance(source.path, Path) or source.problem is not None:
+        yield source
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            here = replace(source, path=stack.enter_context(local_copy(source.path)))
+        except storage_errors() as error:
+            if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+                raise
+            here = replace(source, problem=("network", f"its store gave no file: {error}"))
+        yield here
+
+
+def fail_alone(folder: Folder, source: Source, detail: str) -> list[Row]:
     """Write the part of a candidate that could not be prepared at all."""
     return shards.write_part(folder, [source], [shards.prepared(source, failed(source, detail))])
 

@@ -7,12 +7,18 @@ from collections.abc import Callable
 
 from pipeline.errors import UserError
 from pipeline.schema import SchemaError
+from pipeline.storage import storage_errors
+
+
+def mistakes() -> tuple[type[Exception], ...]:
+    """What the person at the keyboard can mend: told in one line, without a traceback."""
+    return (UserError, SchemaError, *storage_errors())
 
 
 def exit_code(name: str, command: Callable[[], int]) -> int:
     """Run a command, and tell what the person at the keyboard can mend."""
     try:
         return command()
-    except (UserError, SchemaError, OSError) as error:
+    except mistakes() as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2

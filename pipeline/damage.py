@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pyarrow as pa
 
 from pipeline.errors import UserError
 from pipeline.schema import SchemaError
+from pipeline.storage import Folder
 
 DAMAGE = (
     pa.ArrowException,
@@ -25,7 +25,7 @@ DAMAGE = (
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
+def reading(folder: Folder) -> Iterator[None]:
     """Tell in one line that a set's index or ``dataset.json`` cannot be believed; write nothing inside.
 
     Raises

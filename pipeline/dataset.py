@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline import shards
 from pipeline.schema import INDEX, MEMBERS, Manifest
-from pipeline.storage import publish_text
+from pipeline.storage import Folder, publish_text, readable
 from pipeline.takedown import PURGED, bare
 
 Row = dict[str, Any]
@@ -23,13 +22,13 @@ WORK = ".build"  # folder in a set's own, of what a build or purge needs until i
 MOMENTS = [f"{moment}_{name}" for name in MEMBERS for moment in ("mean", "meansq")]
 
 
-def kept_rows(folder: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+def kept_rows(folder: Folder, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Rows of the samples that stand, from the commit records, by shard and in the order of its tar."""
     for tar in shards.committed_shards(folder):
         yield from shards.read_rows(shards.record_of(tar), columns)
 
 
-def left_out_rows(folder: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+def left_out_rows(folder: Folder, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Rows of the candidates that finished builds did not keep, from the index."""
     index = folder / "index.parquet"
     if index.exists():
@@ -39,7 +38,7 @@ def left_out_rows(folder: Path, columns: Sequence[str] | None = None) -> Iterato
 
 
 def publish(
-    folder: Path,
+    folder: Folder,
     left_out: Iterable[Row],
     *,
     labels: list[str] | None,
@@ -63,7 +62,7 @@ def publish(
     others = shards.tables_of((bare(row) if row["code"] == PURGED else row for row in left_out), INDEX)
     by_name = pa.concat_tables([INDEX.empty_table(), *others]).sort_by("source_id")
     shards.write_tables(index, chain(kept, [by_name]), INDEX)
-    told = pq.read_table(index, columns=["status", "code", "split", "shard", "label", *MOMENTS])
+    told = pq.read_table(readable(index), columns=["status", "code", "split", "shard", "label", *MOMENTS])
     rows = told.select(["status", "code", "split", "shard", "label"]).to_pylist()
     manifest = Manifest(
         labels=labels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,6 +18,7 @@ from pipeline.fingerprint import KINDS, from_bytes
 from pipeline.matching import FingerprintIndex
 from pipeline.media import MEDIA_SUFFIXES
 from pipeline.sources import Source
+from pipeline.storage import Folder, name_of, readable
 
 _ELEVEN = re.compile(r"[A-Za-z0-9_-]{11}")  # a YouTube id
 _HOSTS = (".youtube.com", ".youtu.be", ".youtube-nocookie.com")
@@ -32,7 +33,7 @@ class Excluded:
     """For each column of fingerprints, those of all sets; keyed by ``set: clip``."""
 
     @classmethod
-    def of(cls, folders: Sequence[Path]) -> Excluded:
+    def of(cls, folders: Sequence[Folder]) -> Excluded:
         """Read the indexes of data sets.
 
         Raises
@@ -43,7 +44,7 @@ class Excluded:
         identities: dict[str, str] = {}
         prints: dict[str, list[tuple[str, np.ndarray]]] = {column: [] for column in KINDS}
         for folder in folders:
-            own_name = folder.resolve().name  # what is stored tells nothing of this machine
+            own_name = name_of(folder)  # what is stored tells nothing of this machine
             for row in _rows(folder):
                 for name in (*known_by(row["source_id"], row["link"], row["source_group"]), row["sha256"]):
                     identities.setdefault(name, own_name)
@@ -82,13 +83,14 @@ class Excluded:
         return None
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
+def _rows(folder: Folder) -> list[dict[str, Any]]:
     columns = ["key", "status", "source_id", "link", "source_group", "sha256", *KINDS]
     try:
-        schema = pq.read_schema(folder / "index.parquet")
+        index = readable(folder / "index.parquet")
+        schema = pq.read_schema(index)
         if missing := set(columns) - set(schema.names):
             raise UserError(f"--exclude {folder} has no {', '.join(sorted(missing))} in its index; build it again")
-        rows = pq.read_table(folder / "index.parquet", columns=columns).to_pylist()
+        rows = pq.read_table(index, columns=columns).to_pylist()
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"--exclude {folder} is no data set: its index.parquet cannot be read") from error
     return [row for row in rows if row["status"] == "kept"]

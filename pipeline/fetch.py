@@ -399,9 +399,8 @@ class Crawl:
         if source.problem is not None:
             return source
         if clip.sha256 is not None and clip.span is not None:
-            path = self._store.clip_file(clip.sha256)
-            if path.exists():
-                known = replace(source, path=path, span=clip.span)
+            if self._store.has_clip(clip.sha256):
+                known = replace(source, path=self._store.clip_file(clip.sha256), span=clip.span)
                 return known if (problem := self._unwanted(known)) is None else replace(known, problem=problem)
         elif clip.code is not None and clip.code not in OF_THE_REQUEST | FAILURE_CODES and clip.code not in again:
             return replace(source, problem=(clip.code, clip.detail or ""))

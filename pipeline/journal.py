@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +21,17 @@ import pyarrow.parquet as pq
 from pipeline import dataset, shards
 from pipeline.errors import UserError
 from pipeline.schema import INDEX
-from pipeline.storage import publish_text, publishing, sync_folder
+from pipeline.storage import (
+    Folder,
+    files_in,
+    local_copy,
+    publish_text,
+    publishing,
+    readable,
+    remove,
+    replace,
+    sync_folder,
+)
 from pipeline.takedown import PURGED, without_keys
 from pipeline.tars import Hashed, copy_samples, read_samples
 
@@ -55,22 +64,21 @@ class Purge:
         return "taken down" if self.reason is None else f"taken down: {self.reason}"
 
 
-def file_of(folder: Path) -> Path:
+def file_of(folder: Folder) -> Folder:
     """Path of the journal; it is there while a purge is not finished."""
     return folder / dataset.WORK / "purge.json"
 
 
-def begin(folder: Path, purge: Purge) -> None:
+def begin(folder: Folder, purge: Purge) -> None:
     """Write the journal: from here on the purge will be done, whatever ends this process.
 
     There is none yet, so whatever was staged is another purge's, and would bring back what this one takes down.
     """
-    for leftover in folder.glob(".*.purge"):
-        leftover.unlink()
+    remove(files_in(folder, ".*.purge"))
     publish_text(file_of(folder), json.dumps(asdict(purge)) + "\n")
 
 
-def finish_interrupted(folder: Path) -> bool:
+def finish_interrupted(folder: Folder) -> bool:
     """Finish a purge that was killed or ran out of room, and tell whether there was one.
 
     The caller holds the folder's lock.
@@ -111,25 +119,24 @@ def _check_types(purge: Purge) -> None:
         raise TypeError("a field has another type than it should")
 
 
-def carry_out(folder: Path, purge: Purge, *, told: Callable[[str], None] = lambda _: None) -> None:
+def carry_out(folder: Folder, purge: Purge, *, told: Callable[[str], None] = lambda _: None) -> None:
     """Do what the journal says, from the beginning or from where it was left, and remove the journal."""
-    for leftover in [*folder.glob(".*.tmp"), *(folder / dataset.WORK).glob(".*.tmp")]:
-        leftover.unlink()
+    remove([*files_in(folder, ".*.tmp"), *files_in(folder / dataset.WORK, ".*.tmp")])
     keys = frozenset(purge.keys)
     for name in purge.rewritten:
         told(name)
         _rewrite(folder / name, keys)
     for name in purge.emptied:
         told(name)
-        shards.record_of(folder / name).unlink(missing_ok=True)
-        (folder / name).unlink(missing_ok=True)
+        remove([shards.record_of(folder / name)])
+        remove([folder / name])
     _publish(folder, purge, keys)
     _log(folder, purge)
     sync_folder(folder)
-    file_of(folder).unlink()
+    remove([file_of(folder)])
 
 
-def _rewrite(tar: Path, keys: frozenset[str]) -> None:
+def _rewrite(tar: Folder, keys: frozenset[str]) -> None:
     """Put a shard without these samples in its place; no reader meets a tar beside another's record."""
     record = shards.record_of(tar)
     new_tar, new_record = (file.with_name(f".{file.name}.purge") for file in (tar, record))
@@ -137,18 +144,18 @@ def _rewrite(tar: Path, keys: frozenset[str]) -> None:
         rows = shards.read_rows(record)
         left = [without_keys(row, keys) for row in rows if row["key"] not in keys]
         if not _is_staged(new_record, left):  # it is written last: with it, both are whole
-            for other in (new_record, new_tar):
-                other.unlink(missing_ok=True)
+            remove([new_record])
+            remove([new_tar])
             if left == rows:
                 return
             _stage(tar, left, new_tar, new_record, unchanged=len(left) == len(rows))
     if new_tar.exists():
-        record.unlink(missing_ok=True)
-        new_tar.replace(tar)
-    new_record.replace(record)
+        remove([record])
+        replace(new_tar, tar)
+    replace(new_record, record)
 
 
-def _is_staged(new_record: Path, left: list[Row]) -> bool:
+def _is_staged(new_record: Folder, left: list[Row]) -> bool:
     try:
         return new_record.exists() and [row["key"] for row in shards.read_rows(new_record)] == [
             row["key"] for row in left
@@ -157,11 +164,13 @@ def _is_staged(new_record: Path, left: list[Row]) -> bool:
         return False
 
 
-def _stage(tar: Path, left: list[Row], new_tar: Path, new_record: Path, *, unchanged: bool) -> None:
-    promise = {k.decode(): v.decode() for k, v in (pq.read_schema(shards.record_of(tar)).metadata or {}).items()}
+def _stage(tar: Folder, left: list[Row], new_tar: Folder, new_record: Folder, *, unchanged: bool) -> None:
+    promise = {
+        k.decode(): v.decode() for k, v in (pq.read_schema(readable(shards.record_of(tar))).metadata or {}).items()
+    }
     if not unchanged:
         kept = {row["key"] for row in left}
-        with publishing(new_tar) as scratch, tar.open("rb") as old:
+        with publishing(new_tar) as scratch, local_copy(tar) as here, here.open("rb") as old:
             spans = [(sample.offset, sample.num_bytes) for sample in read_samples(old) if sample.key in kept]
             with scratch.open("wb") as new:
                 copy_samples(old, new, spans)
@@ -171,7 +180,7 @@ def _stage(tar: Path, left: list[Row], new_tar: Path, new_record: Path, *, uncha
     shards.write_rows(new_record, left, INDEX, metadata=promise)
 
 
-def _publish(folder: Path, purge: Purge, keys: frozenset[str]) -> None:
+def _publish(folder: Folder, purge: Purge, keys: frozenset[str]) -> None:
     manifest = shards.read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder} holds no dataset.json, and a purge of it is not finished; bring a copy, then go on")
@@ -195,7 +204,7 @@ def _publish(folder: Path, purge: Purge, keys: frozenset[str]) -> None:
 # --- the log -----------------------------------------------------------------------------------------------------
 
 
-def _log(folder: Path, purge: Purge) -> None:
+def _log(folder: Folder, purge: Purge) -> None:
     """Add the purge's line to the log, unless it is there."""
     hashes = {name: shards.tar_sha256(folder / name) for name in purge.rewritten}
     line = {
@@ -215,7 +224,7 @@ def _log(folder: Path, purge: Purge) -> None:
         publish_text(file, "".join(f"{line}\n" for line in [*lines, written]))
 
 
-def entries(folder: Path) -> Iterator[dict[str, Any]]:
+def entries(folder: Folder) -> Iterator[dict[str, Any]]:
     """Lines of the log.
 
     Raises
@@ -235,6 +244,6 @@ def entries(folder: Path) -> Iterator[dict[str, Any]]:
             raise UserError(f"{file} line {number} is no line of a purge; mend the file or remove it") from error
 
 
-def retired_shards(folder: Path) -> list[str]:
+def retired_shards(folder: Folder) -> list[str]:
     """Names of shards that purges emptied: no new shard has one, since somebody may hold the old one by that name."""
     return [name for entry in entries(folder) for name in entry["removed"]]

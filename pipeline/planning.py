@@ -22,6 +22,7 @@ from pipeline.filters.judge import Mode
 from pipeline.fingerprint import KINDS
 from pipeline.plan import Candidate, SplitRule, plan
 from pipeline.sources import source_group
+from pipeline.storage import Folder
 
 Row = dict[str, Any]
 
@@ -35,10 +36,10 @@ _BY_WORTH = ("failed", "rejected", "kept")
 
 
 def write_plan(
-    target: Path,
+    target: Folder,
     *,
-    parts: Sequence[Path],
-    folder: Path,
+    parts: Sequence[Folder],
+    folder: Folder,
     order: Sequence[str],
     split_rule: SplitRule | None,
     seed: int,
@@ -99,7 +100,7 @@ def write_plan(
     _write(target, parts, rows)
 
 
-def _prepared(parts: Sequence[Path], position: Mapping[str, int]) -> list[Row]:
+def _prepared(parts: Sequence[Folder], position: Mapping[str, int]) -> list[Row]:
     """What the plan must know of each candidate, in their order, and where in the parts its row stands."""
     best: dict[str, Row] = {}
     for part in parts:
@@ -111,7 +112,7 @@ def _prepared(parts: Sequence[Path], position: Mapping[str, int]) -> list[Row]:
     return _in_order(best.values(), position, len(position))
 
 
-def _standing(folder: Path, again: set[str], position: Mapping[str, int]) -> list[Row]:
+def _standing(folder: Folder, again: set[str], position: Mapping[str, int]) -> list[Row]:
     """Clips in the set, and what was left out as their duplicate, but for what was prepared again."""
     columns = [*KNOWN, "shard", "duplicate_of", *KINDS]
     rows = [row for tar in shards.committed_shards(folder) for row in shards.read_rows(shards.record_of(tar), columns)]
@@ -174,7 +175,7 @@ def _num_shards(names: Iterable[str]) -> dict[str, int]:
     return numbers
 
 
-def _write(target: Path, parts: Sequence[Path], rows: Iterable[Row]) -> None:
+def _write(target: Folder, parts: Sequence[Folder], rows: Iterable[Row]) -> None:
     """Copy the candidates' rows out of their parts, with what the plan says of each; a shard's stand together."""
     told = {row["at"]: row for row in rows}
 

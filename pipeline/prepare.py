@@ -91,7 +91,7 @@ def prepare(source: Source, *, recipe: Recipe, seed: int, filters: Filters = OFF
     try:
         if source.problem is not None:
             raise RejectedError(*source.problem)
-        if source.path is None or not source.path.is_file():
+        if not isinstance(source.path, Path) or not source.path.is_file():  # what lies in a store is brought here first
             raise RejectedError("unavailable", "no such file")
         if filters.mode == "drop" and meta["text_rules"] and (told := text.problem(filters.rules, source)):
             raise RejectedError(*told)

@@ -31,7 +31,7 @@ from pipeline.damage import reading
 from pipeline.errors import DISK_ERRNOS, UserError
 from pipeline.journal import Purge
 from pipeline.schema import Manifest
-from pipeline.storage import free_bytes, single_writer
+from pipeline.storage import Folder, files_in, folder_of, free_bytes, opened, single_writer
 from pipeline.store import Store, open_store
 from pipeline.takedown import PURGED, Named, named_keys
 from pipeline.tars import Hashed, TarError, read_samples
@@ -49,7 +49,7 @@ SPARE_BYTES = 10_000_000  # of room, beside a shard and the index, for what else
 
 
 def purge(
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="dir", metavar="DIR")],
+    address: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="dir", metavar="DIR")],
     ids: Path,
     reason: str | None = None,
     store: Path | None = None,
@@ -59,7 +59,7 @@ def purge(
     """Take down what a list names.
 
     Args:
-        folder: Folder of the data set.
+        address: Of the data set: a folder, or its place in an object store.
         ids: File that names what goes, a line each.
         reason: Goes into purged.jsonl and into the rows' detail.
         store: Folder of the crawl's store, where the fetched media are removed and not fetched again; by default
@@ -67,6 +67,7 @@ def purge(
         missing_ok: Go on where an id of the list matches nothing; it is named all the same.
         dry_run: Say what would go, and change nothing.
     """
+    folder = folder_of(address)
     lines = read_ids(ids)
     manifest = _manifest(folder)
     if dry_run and journal.file_of(folder).exists():
@@ -115,7 +116,7 @@ def read_ids(file: Path) -> list[str]:
     return list(ids)
 
 
-def _manifest(folder: Path) -> Manifest:
+def _manifest(folder: Folder) -> Manifest:
     with reading(folder):
         manifest = shards.read_manifest(folder)
     if manifest is None or not (folder / "index.parquet").exists():
@@ -127,9 +128,9 @@ def _manifest(folder: Path) -> Manifest:
         raise UserError(f"{folder}: dataset.json is damaged ({error}); {told}") from error
 
 
-def _refuse_unfinished(folder: Path) -> None:
+def _refuse_unfinished(folder: Folder) -> None:
     work = folder / dataset.WORK
-    if any(work.glob("part-*")) or (work / "plan.parquet").exists():
+    if files_in(work, "part-*", "plan.parquet"):
         raise UserError(f"a build of {folder} was stopped before its end; run the same build again first")
 
 
@@ -147,11 +148,11 @@ def _opened(store: Path | None, rows: Sequence[Row]) -> Iterator[Store | None]:
     elif store is None and not crawled:
         yield None
     else:
-        with open_store(folder) as opened:
-            yield opened
+        with open_store(folder) as crawl_store:
+            yield crawl_store
 
 
-def _name_missing(named: Named, ids: Path, folder: Path, *, missing_ok: bool) -> None:
+def _name_missing(named: Named, ids: Path, folder: Folder, *, missing_ok: bool) -> None:
     for line in named.missing:
         print(f"{line}: matches nothing", file=sys.stderr)
     if named.missing and not missing_ok:
@@ -159,7 +160,7 @@ def _name_missing(named: Named, ids: Path, folder: Path, *, missing_ok: bool) ->
         raise UserError(f"--ids {ids}: {told}; nothing was changed; mend the list, or give --missing-ok")
 
 
-def _settled(folder: Path, rows: Sequence[Row], named: Named, *, reason: str | None) -> Purge:
+def _settled(folder: Folder, rows: Sequence[Row], named: Named, *, reason: str | None) -> Purge:
     """Settle all that is to be done, and check that it can be.
 
     Raises
@@ -201,11 +202,11 @@ def _settled(folder: Path, rows: Sequence[Row], named: Named, *, reason: str | N
     )
 
 
-def _checked_hash(tar: Path, rows: Sequence[Row]) -> str:
+def _checked_hash(tar: Folder, rows: Sequence[Row]) -> str:
     """Hash of a tar that is what its record says: a damaged one must not get a new hash."""
     promised = shards.tar_sha256(tar)
     try:
-        with tar.open("rb") as stream:
+        with opened(tar) as stream:
             hashed = Hashed(stream)
             keys = [sample.key for sample in read_samples(hashed)]
             sound = keys == [row["key"] for row in rows] and hashed.hexdigest_of_all() == promised
@@ -217,7 +218,7 @@ def _checked_hash(tar: Path, rows: Sequence[Row]) -> str:
     return promised
 
 
-def _carry_out(folder: Path, todo: Purge) -> None:
+def _carry_out(folder: Folder, todo: Purge) -> None:
     num_shards = len(todo.rewritten) + len(todo.emptied)
     try:
         journal.begin(folder, todo)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
 from pipeline.sources import Row, Source, clips_of, label_rows, read_table
+from pipeline.storage import is_remote
 from pipeline.store import Video
 from pipeline.text import clean_text
 
@@ -32,7 +33,11 @@ class Query:
 
 def is_crawl(source: Sequence[str]) -> bool:
     """Tell whether the words name something to crawl, and not a folder."""
-    return not (len(source) == 1 and Path(source[0]).is_dir())
+    return not (len(source) == 1 and _is_folder(source[0]))
+
+
+def _is_folder(word: str) -> bool:
+    return is_remote(word) or Path(word).is_dir()
 
 
 def read_queries(source: Sequence[str], *, search_prefix: str, per_search: int) -> list[Query]:
@@ -58,6 +63,8 @@ def read_queries(source: Sequence[str], *, search_prefix: str, per_search: int) 
 
     for word in source:
         file = Path(word)
+        if _is_folder(word):
+            raise UserError(f"--source {word} is a folder; a folder stands alone, without searches and links")
         if word.startswith(_SEARCH) or _SCHEME in word:
             found[query(word)] = None
         elif file.suffix.lower() == ".txt" and file.is_file():
@@ -67,8 +74,6 @@ def read_queries(source: Sequence[str], *, search_prefix: str, per_search: int) 
             found |= dict.fromkeys(Query(request=row["link"] or "", is_search=False) for row in rows)
             if not rows:
                 raise UserError(f"--source {word} lists nothing")
-        elif file.is_dir():
-            raise UserError(f"--source {word} is a folder; a folder stands alone, without searches and links")
         elif file.exists():
             known = " ".join(sorted(LIST_SUFFIXES))
             raise UserError(f"--source {word} is neither a folder nor a list ({known})")

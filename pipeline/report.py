@@ -38,14 +38,14 @@ from pipeline.page.index import Index, tally
 from pipeline.page.outcome import outcome
 from pipeline.page.scores import QUANTILES, histograms, mode_of, rule_counts, thresholds_of
 from pipeline.schema import CLIP_S, MEMBERS, SAMPLE_RATES_HZ, Manifest
-from pipeline.storage import publish_text
+from pipeline.storage import Folder, folder_of, opened, publish_text, readable, remove
 
 TEMPLATES = Path(__file__).with_name("page")
 
 CHANNELS = {"frames": ("red", "green", "blue")}
 
 
-def publish(folder: Path, manifest: Manifest) -> None:
+def publish(folder: Folder, manifest: Manifest) -> None:
     """Write the pages at the end of a build, which does not fail for a page that cannot be drawn: the set is whole.
 
     Raises
@@ -60,12 +60,12 @@ def publish(folder: Path, manifest: Manifest) -> None:
     except (OSError, UserError):
         raise
     except Exception as error:
-        (folder / "report.html").unlink(missing_ok=True)  # an earlier one, if any, tells of another set
+        remove([folder / "report.html"])  # an earlier one, if any, tells of another set
         again = f"python -m pipeline.report {folder}"
         warnings.warn(f"{folder} is whole, but its page cannot be drawn ({error!r}); {again} tries again", stacklevel=2)
 
 
-def write(folder: Path, manifest: Manifest) -> None:
+def write(folder: Folder, manifest: Manifest) -> None:
     """Write card, Croissant file and page of a set whose index, ``dataset.json`` and tars stand.
 
     Raises
@@ -90,7 +90,7 @@ def write(folder: Path, manifest: Manifest) -> None:
     publish_text(folder / "report.html", page(folder, manifest, index=index, tars=tars))
 
 
-def page(folder: Path, manifest: Manifest, *, index: Index, tars: Sequence[StoredFile]) -> str:
+def page(folder: Folder, manifest: Manifest, *, index: Index, tars: Sequence[StoredFile]) -> str:
     """Text of ``report.html``."""
     mode = mode_of(manifest.settings)
     counted = histograms(index, thresholds_of(manifest.settings))
@@ -142,7 +142,7 @@ def _template() -> Template:
     return environment.get_template("report.html.j2")
 
 
-def stored_tars(folder: Path) -> list[StoredFile]:
+def stored_tars(folder: Folder) -> list[StoredFile]:
     """Tars with the sizes and hashes that their commit records tell.
 
     Raises
@@ -153,7 +153,7 @@ def stored_tars(folder: Path) -> list[StoredFile]:
     found = []
     for tar in shards.committed_shards(folder):
         try:
-            told = pq.read_metadata(shards.record_of(tar)).metadata or {}
+            told = pq.read_metadata(readable(shards.record_of(tar))).metadata or {}
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{shards.record_of(tar)} is no commit record; build the set again") from error
         size = told.get(b"tar_bytes", b"").decode()
@@ -161,9 +161,9 @@ def stored_tars(folder: Path) -> list[StoredFile]:
     return found
 
 
-def stored_file(file: Path) -> StoredFile:
+def stored_file(file: Folder) -> StoredFile:
     """Name, size and hash of a file."""
-    with file.open("rb") as stream:
+    with opened(file) as stream:
         return StoredFile(file.name, file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest())
 
 
@@ -187,7 +187,7 @@ def in_bytes(number: int) -> str:
     return f"{size:,.1f} GB"
 
 
-def rebuild(folder: Path) -> None:
+def rebuild(folder: Folder) -> None:
     """Write the pages of a set that stands in a folder.
 
     Raises
@@ -204,12 +204,13 @@ def rebuild(folder: Path) -> None:
     write(folder, manifest)
 
 
-def redraw(folder: tyro.conf.Positional[Path], /) -> int:
+def redraw(address: tyro.conf.Positional[str], /) -> int:
     """Write README.md, croissant.json and report.html of a data set anew.
 
     Args:
-        folder: Of the data set, such as shards/mved.
+        address: Of the data set, such as shards/mved or s3://bucket/mved.
     """
+    folder = folder_of(address)
     with reading(folder):
         rebuild(folder)
     print(f"report: {folder / 'report.html'}, beside README.md and croissant.json")

@@ -7,6 +7,7 @@ tar without one does not exist. Index, counts and normalisation are derived from
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import tarfile
@@ -14,7 +15,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -37,7 +37,7 @@ from pipeline.schema import (
     encode,
 )
 from pipeline.sources import Source
-from pipeline.storage import publishing
+from pipeline.storage import Folder, files_in, publishing, read_bytes, readable, remove
 from pipeline.tars import Hashed, read_samples
 
 Row = dict[str, Any]
@@ -113,7 +113,7 @@ def prepared(source: Source, outcome: Sample | Rejected, *, jpeg_quality: int | 
     return index_row(source, outcome), record
 
 
-def write_part(folder: Path, sources: Sequence[Source], candidates: Iterable[Prepared]) -> list[Row]:
+def write_part(folder: Folder, sources: Sequence[Source], candidates: Iterable[Prepared]) -> list[Row]:
     """Write each sample as it comes into a tar of its own, then their rows, which say that the part is whole.
 
     Samples are files of their own so that each can go as soon as it stands in its shard.
@@ -132,7 +132,7 @@ def write_part(folder: Path, sources: Sequence[Source], candidates: Iterable[Pre
 
 
 def pack_shard(
-    folder: Path, rows: Sequence[Row], *, parts: Path, labels: Sequence[str] | None, recipe_hash: str
+    folder: Folder, rows: Sequence[Row], *, parts: Folder, labels: Sequence[str] | None, recipe_hash: str
 ) -> None:
     """Put the samples of one shard together, give each its split, group and class, and commit the tar.
 
@@ -150,8 +150,7 @@ def pack_shard(
     committed = [row | {"sample_sha256": digests[row["key"]]} for row in rows]
     promise = {"recipe_hash": recipe_hash, "tar_sha256": digest, "tar_bytes": str(tar.num_bytes)}
     write_rows(record_of(folder / name), committed, INDEX, metadata=promise)
-    for row in rows:
-        (parts / row["sample"]).unlink(missing_ok=True)
+    remove(parts / row["sample"] for row in rows)
 
 
 def _tar_writer(stream: IO[bytes]) -> Any:
@@ -160,9 +159,8 @@ def _tar_writer(stream: IO[bytes]) -> Any:
     return TarWriter(stream, encoder=False, mtime=0)
 
 
-def _final_record(row: Row, parts: Path, labels: Sequence[str] | None) -> dict[str, Any]:
-    with (parts / row["sample"]).open("rb") as stream:
-        record = _members(stream)
+def _final_record(row: Row, parts: Folder, labels: Sequence[str] | None) -> dict[str, Any]:
+    record = _members(io.BytesIO(read_bytes(parts / row["sample"])))
     meta = json.loads(record["json"]) | {name: row[name] for name in ("split", "label", "source_group")}
     record["json"] = json.dumps(meta, sort_keys=True, ensure_ascii=False).encode()
     if labels is not None:
@@ -175,23 +173,25 @@ def _members(stream: BinaryIO) -> dict[str, bytes]:
         return {info.name.split(".", 1)[1]: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
 
 
-def record_of(tar: Path) -> Path:
+def record_of(tar: Folder) -> Folder:
     """Path of a tar's commit record."""
     return tar.with_suffix(".parquet")
 
 
-def tar_sha256(tar: Path) -> str:
+def tar_sha256(tar: Folder) -> str:
     """Hash of a tar as its commit record promises it."""
-    return str((pq.read_schema(record_of(tar)).metadata or {})[b"tar_sha256"].decode())
+    return str((pq.read_schema(readable(record_of(tar))).metadata or {})[b"tar_sha256"].decode())
 
 
-def committed_shards(folder: Path) -> list[Path]:
+def committed_shards(folder: Folder) -> list[Folder]:
     """Tars of the set that have a commit record, in the order of their names."""
-    return sorted(tar for split in SPLITS for tar in folder.glob(f"{split}-*.tar") if record_of(tar).exists())
+    found = files_in(folder, *(f"{split}-*" for split in SPLITS))
+    records = {file.stem for file in found if file.suffix == ".parquet"}
+    return [file for file in found if file.suffix == ".tar" and file.stem in records]
 
 
 def write_rows(
-    target: Path, rows: Iterable[Row], schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
+    target: Folder, rows: Iterable[Row], schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write rows as parquet, whole or not at all; the file's metadata always holds the schema version."""
     write_tables(target, tables_of(rows, schema), schema, metadata=metadata)
@@ -205,7 +205,7 @@ def tables_of(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 def write_tables(
-    target: Path, tables: Iterable[pa.Table], schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
+    target: Folder, tables: Iterable[pa.Table], schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
 ) -> None:
     """The same for tables, of which only some thousand rows are held."""
     schema = schema.with_metadata({"schema_version": str(SCHEMA_VERSION), **(metadata or {})})
@@ -220,7 +220,7 @@ def write_tables(
         writer.write_table(pa.concat_tables([schema.empty_table(), *some]))
 
 
-def read_rows(file: Path, columns: Sequence[str] | None = None, *, only: pc.Expression | None = None) -> list[Row]:
+def read_rows(file: Folder, columns: Sequence[str] | None = None, *, only: pc.Expression | None = None) -> list[Row]:
     """Read back what ``write_rows`` wrote: all of it, or some columns and rows.
 
     A column that the file lacks, since there was none when it was written, is empty.
@@ -234,10 +234,11 @@ def read_rows(file: Path, columns: Sequence[str] | None = None, *, only: pc.Expr
 
 
 def read_tables(
-    file: Path, columns: Sequence[str] | None = None, *, only: pc.Expression | None = None
+    file: Folder, columns: Sequence[str] | None = None, *, only: pc.Expression | None = None
 ) -> Iterator[pa.Table]:
     """The same as tables one after another, of which only one is held: of some thousand rows, or of all wanted."""
-    with pq.ParquetFile(file) as opened:
+    source = readable(file)
+    with pq.ParquetFile(source) as opened:
         schema = opened.schema_arrow
         version = (schema.metadata or {}).get(b"schema_version", b"none").decode()
         if version != str(SCHEMA_VERSION):
@@ -249,7 +250,7 @@ def read_tables(
         if only is None:
             tables = (pa.Table.from_batches([batch]) for batch in opened.iter_batches(ROWS_AT_ONCE, columns=there))
         else:  # row groups that hold none of them are not read
-            tables = [pq.read_table(file, columns=there, filters=only)]
+            tables = [pq.read_table(source, columns=there, filters=only)]
         for table in tables:
             for name in columns or ():
                 if name not in there:
@@ -304,7 +305,7 @@ def normalization(index: pa.Table) -> dict[str, dict[str, list[float]]]:
     return stats
 
 
-def read_manifest(folder: Path) -> Manifest | None:
+def read_manifest(folder: Folder) -> Manifest | None:
     """``dataset.json`` of a set; none where there is none yet."""
     file = folder / "dataset.json"
     return Manifest.from_json(file.read_text(), where=str(file)) if file.exists() else None

@@ -20,6 +20,7 @@ from pipeline.clips import ClipSpan, clip_id
 from pipeline.errors import UserError
 from pipeline.media import MEDIA_SUFFIXES
 from pipeline.schema import EMOTIONS, Split
+from pipeline.storage import Folder, files_below, folder_of
 
 Row = dict[str, str | None]
 
@@ -45,8 +46,8 @@ class Source:
     """Its identity in the set."""
     link: str
     """Where it comes from: a path relative to the folder, or a link."""
-    path: Path | None = None
-    """The local file; none for what is not fetched yet."""
+    path: Folder | None = None
+    """The file, here or in an object store; none for what is not fetched yet."""
     title: str
     label: str | None = None
     split: Split | None = None
@@ -93,7 +94,7 @@ def source_group(relative: PurePosixPath | str) -> str:
     return str(path)
 
 
-def list_sources(folder: str, *, labels: str | None = None, clips_per_video: int = 1) -> list[Source]:
+def list_sources(folder: str | Folder, *, labels: str | None = None, clips_per_video: int = 1) -> list[Source]:
     """List the candidates of a folder, in the order in which they count.
 
     Parameters
@@ -111,7 +112,7 @@ def list_sources(folder: str, *, labels: str | None = None, clips_per_video: int
     UserError
         If there is nothing of that kind to read.
     """
-    root = Path(folder)
+    root = folder_of(folder, flag="--source")
     if labels is None:
         videos = [_local(root, name) for name in _media_under(root)]
     elif labels == "mved":
@@ -121,7 +122,7 @@ def list_sources(folder: str, *, labels: str | None = None, clips_per_video: int
     return [clip for video in videos for clip in clips_of(video, clips_per_video)]
 
 
-def _local(root: Path, name: str, **known: Any) -> Source:
+def _local(root: Folder, name: str, **known: Any) -> Source:
     path = root / name
     name = name.encode(errors="backslashreplace").decode()  # a file name need not be text
     groups = tuple(group for group in (known.pop("group", None), source_group(name)) if group)
@@ -129,15 +130,15 @@ def _local(root: Path, name: str, **known: Any) -> Source:
     return Source(source_id=name, link=name, path=path, title=title, groups=groups, video_id=name, **known)
 
 
-def _media_under(root: Path) -> list[str]:
-    files = (p for p in root.rglob("*") if p.suffix.lower() in MEDIA_SUFFIXES and not p.is_dir())
-    names = sorted(p.relative_to(root).as_posix() for p in files if not p.name.startswith("."))
+def _media_under(root: Folder) -> list[str]:
+    files = map(PurePosixPath, files_below(root))
+    names = sorted(str(p) for p in files if p.suffix.lower() in MEDIA_SUFFIXES and not p.name.startswith("."))
     if not names:
         raise UserError(f"--source {root} holds no media file ({' '.join(sorted(MEDIA_SUFFIXES))})")
     return names
 
 
-def _mved(root: Path, name: str) -> Source:
+def _mved(root: Folder, name: str) -> Source:
     parts = PurePosixPath(name).parts
     split = _SPLIT_NAMES.get(parts[0].lower())
     label = _MVED_LABELS.get(parts[1].lower()) if len(parts) > 2 else None
@@ -172,7 +173,7 @@ def label_rows(table: Path, identity: str) -> list[Row]:
     return rows
 
 
-def _labelled_file(root: Path, row: Row, table: str) -> Source:
+def _labelled_file(root: Folder, row: Row, table: str) -> Source:
     name = row["file"] or ""
     problem = None
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:

@@ -6,6 +6,7 @@ survive a kill at the next instruction; a commit does, and a column file would b
     STORE/crawl.sqlite            listings, videos, clips and their states
     STORE/clips/ab/abcd….mkv      fetched clips, named by their SHA-256
     STORE/fetching/               downloads under way; swept when a crawl begins
+    STORE/clips.txt               where the clips lie, if elsewhere: another folder, or an address in an object store
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pipeline.clips import ClipSpan
 from pipeline.errors import UserError
 from pipeline.schema import CODES, Modality
-from pipeline.storage import single_writer
+from pipeline.storage import Folder, files_below, folder_of, publish_text, remove, single_writer, take_in
 
 State = Literal["queued", "fetched", "kept", "rejected", "failed"]
 
@@ -114,16 +115,18 @@ class StoredClip:
 
 
 @contextmanager
-def open_store(folder: Path) -> Iterator[Store]:
+def open_store(folder: Path, *, clips: Folder | None = None) -> Iterator[Store]:
     """Open the record of a crawl, made if it is not there, for one writer at a time.
+
+    ``clips`` is where a new store keeps what is fetched; one that stands knows its place.
 
     Raises
     ------
     UserError
-        If another process holds it, or the file is no such record.
+        If another process holds it, the file is no such record, or its clips lie elsewhere than asked.
     """
     with single_writer(folder, doing=f"crawling into {folder}", flag="--store"):
-        store = Store(folder)
+        store = Store(folder, clips=clips)
         try:
             yield store
         finally:
@@ -133,8 +136,10 @@ def open_store(folder: Path) -> Iterator[Store]:
 class Store:
     """The crawl's record; every method that changes something has done so, durably, when it returns."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, clips: Folder | None = None) -> None:
         self.folder = folder
+        self.clips_folder = _settled_clips(folder, clips)
+        self._in_store: set[str] | None = None  # names of clips in an object store, listed once
         self._turn = threading.Lock()  # the threads that fetch share one connection
         self._open()
 
@@ -177,7 +182,7 @@ class Store:
 
     @property
     def fetching(self) -> Path:
-        """Folder of downloads under way, on the clips' own disk."""
+        """Folder of downloads under way, on the disk of clips that are not elsewhere."""
         return self.folder / "fetching"
 
     @contextmanager
@@ -323,21 +328,22 @@ class Store:
         """Record which part of its video a clip is, before it is fetched."""
         self._update(key, start_s=span.start_s, length_s=span.length_s)
 
-    def set_fetched(self, key: ClipKey, file: Path, *, fetch_s: float, versions: Mapping[str, str]) -> Path:
+    def set_fetched(self, key: ClipKey, file: Path, *, fetch_s: float, versions: Mapping[str, str]) -> Folder:
         """Take a verified download into the clip store and return where it stands.
 
         Raises
         ------
         OSError
-            If the disk is full or may not be written.
+            If the disk is full or may not be written, or an object store cannot be.
         """
         with file.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             os.fsync(stream.fileno())
         num_bytes = file.stat().st_size
         target = self.clip_file(sha256)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(target)
+        take_in(file, target)
+        if self._in_store is not None:
+            self._in_store.add(target.name)
         written = json.dumps(dict(versions), sort_keys=True)
         self._update(
             key,
@@ -386,14 +392,29 @@ class Store:
 
     # --- files ---------------------------------------------------------------------------------------------------
 
-    def clip_file(self, sha256: str) -> Path:
+    def clip_file(self, sha256: str) -> Folder:
         """Path of a fetched clip, by its content."""
-        return self.folder / "clips" / sha256[:2] / f"{sha256}.mkv"
+        return self.clips_folder / sha256[:2] / f"{sha256}.mkv"
+
+    def has_clip(self, sha256: str) -> bool:
+        """Tell whether a clip's file is there; an object store is asked for all of them at once."""
+        file = self.clip_file(sha256)
+        if isinstance(file, Path):
+            return file.exists()
+        if self._in_store is None:
+            self._in_store = {PurePosixPath(name).name for name in files_below(self.clips_folder)}
+        return file.name in self._in_store
+
+    def _remove_clip(self, sha256: str) -> None:
+        file = self.clip_file(sha256)
+        remove([file])
+        if self._in_store is not None:
+            self._in_store.discard(file.name)
 
     def drop_file(self, sha256: str) -> None:
         """Remove a clip's file once nobody waits for it; its row stays."""
         if not self._read("SELECT 1 FROM clip WHERE sha256 = ? AND state = 'fetched'", (sha256,)):
-            self.clip_file(sha256).unlink(missing_ok=True)
+            self._remove_clip(sha256)
 
     # --- take-down -----------------------------------------------------------------------------------------------
 
@@ -437,9 +458,34 @@ class Store:
     def _remove_purged(self) -> None:
         """Remove the files of clips that were taken down; a purge that was killed may have left some."""
         for (sha256,) in self._read("SELECT DISTINCT sha256 FROM clip WHERE code = 'purged' AND sha256 IS NOT NULL"):
-            self.clip_file(sha256).unlink(missing_ok=True)
+            self._remove_clip(sha256)
             with self._transaction() as database:
                 database.execute("UPDATE clip SET sha256 = NULL WHERE code = 'purged' AND sha256 = ?", (sha256,))
+
+
+def _settled_clips(folder: Path, asked: Folder | None) -> Folder:
+    """Where a store's clips lie: as its first run asked, and noted where that is not in its own folder.
+
+    Raises
+    ------
+    UserError
+        If they lie elsewhere than asked.
+    """
+    own, noted = folder / "clips", folder / "clips.txt"
+    if noted.exists():
+        stands: Folder | None = folder_of(noted.read_text(encoding="utf-8").strip(), flag=str(noted))
+    else:
+        stands = own if own.exists() else None
+    if asked is None:
+        return stands or own
+    place = asked.resolve()
+    if stands is not None and stands.resolve() != place:
+        raise UserError(
+            f"--clips {asked}: the clips of {folder} lie in {stands}; leave it out, or name another --store"
+        )
+    if stands is None and place != own.resolve():
+        publish_text(noted, f"{place}\n")
+    return place
 
 
 def _identity(key: ClipKey) -> tuple[str, int, int, str]:

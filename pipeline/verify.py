@@ -25,7 +25,7 @@ from pipeline.command import exit_code
 from pipeline.damage import DAMAGE, in_a_line
 from pipeline.errors import UserError
 from pipeline.schema import Manifest, SchemaError
-from pipeline.storage import no_writer, single_writer
+from pipeline.storage import Folder, files_in, folder_of, no_writer, single_writer
 from pipeline.verify_index import Seen, index_faults, manifest_faults, read_manifest
 from pipeline.verify_shard import Fault, NotAsPromisedError, read_record, shard_faults, tar_faults
 
@@ -39,22 +39,21 @@ class Checked:
     num_bytes: int = 0
 
 
-def verify(folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="dir", metavar="DIR")]) -> int:
+def verify(address: Annotated[str, tyro.conf.Positional, tyro.conf.arg(name="dir", metavar="DIR")]) -> int:
     """Check a data set.
 
     Args:
-        folder: Folder of the data set.
+        address: Of the data set: a folder, or its place in an object store.
     """
-    if not any(folder.glob("*.tar")) and not any(
-        (folder / name).exists() for name in ("dataset.json", "index.parquet")
-    ):
+    folder = folder_of(address)
+    if not files_in(folder, "*.tar", "dataset.json", "index.parquet"):
         raise UserError(f"{folder} holds no data set; build one with python -m flows.build_shards")
     _finish_purge(folder)
     with no_writer(folder / dataset.WORK):
         if (folder / dataset.WORK / "plan.parquet").exists():
             raise UserError(f"a build of {folder} was stopped while it packed; run the same build again, then verify")
         num_faults, checked = 0, Checked()
-        num_bytes = sum(tar.stat().st_size for tar in folder.glob("*.tar") if tar.is_file())
+        num_bytes = sum(tar.stat().st_size for tar in files_in(folder, "*.tar") if tar.is_file())
         with tqdm(total=num_bytes, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
             for fault in faults(folder, checked, progress=bar.update):
                 num_faults += 1
@@ -64,14 +63,14 @@ def verify(folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="dir
     return 1 if num_faults else 0
 
 
-def _finish_purge(folder: Path) -> None:
+def _finish_purge(folder: Folder) -> None:
     if journal.file_of(folder).exists():
         with single_writer(folder / dataset.WORK, doing=f"writing {folder}", flag="DIR"):
             if journal.finish_interrupted(folder):
                 print("a purge was stopped before its end; it is finished now", file=sys.stderr)
 
 
-def faults(folder: Path, checked: Checked, *, progress: Callable[[int], object] = lambda _: None) -> Iterator[Fault]:
+def faults(folder: Folder, checked: Checked, *, progress: Callable[[int], object] = lambda _: None) -> Iterator[Fault]:
     """Find all that is wrong with a set, file by file."""
     yield from _files_that_do_not_belong(folder)
     try:
@@ -80,8 +79,8 @@ def faults(folder: Path, checked: Checked, *, progress: Callable[[int], object] 
         yield Fault(file="dataset.json", what=f"{error}; nothing else can be checked without it")
         return
     seen = Seen()
-    for tar in sorted(file for file in folder.glob("*.tar") if shards.TAR_NAME.fullmatch(file.name)):
-        if shards.record_of(tar).exists():
+    for tar in shards.committed_shards(folder):
+        if shards.TAR_NAME.fullmatch(tar.name):
             yield from _told(tar.name, _of_shard(tar, manifest, seen, checked, progress))
     candidates = Counter[tuple[str, str]]()
     yield from _told("index.parquet", index_faults(folder, seen, candidates))
@@ -96,15 +95,17 @@ def _told(file: str, found: Iterator[Fault]) -> Iterator[Fault]:
         yield Fault(file=file, what=f"cannot be checked to its end: {in_a_line(error)}")
 
 
-def _files_that_do_not_belong(folder: Path) -> Iterator[Fault]:
-    for file in sorted(folder.iterdir()):
+def _files_that_do_not_belong(folder: Folder) -> Iterator[Fault]:
+    found = files_in(folder, "*")
+    there = {file.name for file in found if not isinstance(file, Path) or file.exists()}  # a link may lead nowhere
+    for file in found:
         if file.name.startswith(".") and file.suffix in (".tmp", ".purge"):
             yield Fault(file=file.name, what="was left by a run that was killed; the next build or purge clears it")
         elif file.suffix == ".tar" and not shards.TAR_NAME.fullmatch(file.name):
             yield Fault(file=file.name, what="is no shard of the set")
-        elif file.suffix == ".tar" and not shards.record_of(file).exists():
+        elif file.suffix == ".tar" and shards.record_of(file).name not in there:
             yield Fault(file=file.name, what="has no commit record")
-        elif _is_record(file) and not file.with_suffix(".tar").exists():
+        elif _is_record(file) and f"{file.stem}.tar" not in there:
             yield Fault(file=file.name, what="is the record of a tar that is not there")
     try:
         retired = journal.retired_shards(folder)
@@ -112,11 +113,11 @@ def _files_that_do_not_belong(folder: Path) -> Iterator[Fault]:
         yield Fault(file=journal.LOG, what=str(error))
         return
     for name in retired:
-        if (folder / name).exists():
+        if name in there:
             yield Fault(file=name, what=f"has the name of a shard that {journal.LOG} says is gone")
 
 
-def _is_record(file: Path) -> bool:
+def _is_record(file: Folder) -> bool:
     return file.suffix == ".parquet" and shards.TAR_NAME.fullmatch(f"{file.stem}.tar") is not None
 
 
@@ -124,7 +125,7 @@ def _is_record(file: Path) -> bool:
 
 
 def _of_shard(
-    tar: Path, manifest: Manifest, seen: Seen, checked: Checked, progress: Callable[[int], object]
+    tar: Folder, manifest: Manifest, seen: Seen, checked: Checked, progress: Callable[[int], object]
 ) -> Iterator[Fault]:
     if not tar.is_file():
         yield Fault(file=tar.name, what="is no file")

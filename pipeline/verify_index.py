@@ -8,7 +8,6 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline import shards
 from pipeline.schema import CODES, FAILURE_CODES, MEMBERS, SCORE_RANGES, Manifest
+from pipeline.storage import Folder, readable
 from pipeline.takedown import PURGED, bare
 from pipeline.verify_shard import Fault, NotAsPromisedError, check_columns, read_record
 
@@ -72,7 +72,7 @@ class Seen:
 # --- index -------------------------------------------------------------------------------------------------------
 
 
-def index_faults(folder: Path, seen: Seen, candidates: Counter[tuple[str, str]]) -> Iterator[Fault]:
+def index_faults(folder: Folder, seen: Seen, candidates: Counter[tuple[str, str]]) -> Iterator[Fault]:
     """Read the index, compare it with the records, and count its candidates by status and code."""
     name, known, strangers = "index.parquet", set[str](), defaultdict[str, list[str]](list)
     try:
@@ -103,9 +103,9 @@ def index_faults(folder: Path, seen: Seen, candidates: Counter[tuple[str, str]])
         yield Fault(file=name, what=f"has no row for {len(keys)} samples of {shard}, such as {keys[0]}")
 
 
-def _rows(file: Path) -> Iterator[Row]:
+def _rows(file: Folder) -> Iterator[Row]:
     try:
-        with pq.ParquetFile(file) as opened:
+        with pq.ParquetFile(readable(file)) as opened:
             check_columns(opened.schema_arrow)
             for batch in opened.iter_batches(ROWS_AT_ONCE):
                 yield from batch.to_pylist()
@@ -159,7 +159,7 @@ def _digest(row: Row) -> bytes:
     return hashlib.blake2b(repr(told).encode(errors="surrogateescape"), digest_size=16).digest()
 
 
-def _differing(tar: Path, row: Row) -> str:
+def _differing(tar: Folder, row: Row) -> str:
     other = next((other for other in read_record(tar)[0] if other["key"] == row["key"]), {})
     names = sorted(name for name in row.keys() | other.keys() if repr(row.get(name)) != repr(other.get(name)))
     return f"has another {', '.join(names)}"
@@ -168,7 +168,7 @@ def _differing(tar: Path, row: Row) -> str:
 # --- dataset.json ------------------------------------------------------------------------------------------------
 
 
-def read_manifest(file: Path) -> Manifest:
+def read_manifest(file: Folder) -> Manifest:
     """Read ``dataset.json``, of which nothing is believed.
 
     Raises

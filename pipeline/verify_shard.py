@@ -13,7 +13,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from pipeline import shards
 from pipeline.schema import INDEX, MEMBERS, SCHEMA_VERSION, SHEET, Manifest, file_of, members_of, sample_key
 from pipeline.sheet import decode_sheet
+from pipeline.storage import Folder, opened, readable
 from pipeline.tars import NPY_HEADER_BYTES, Hashed, TarError, TarSample, read_samples
 from pipeline.text import clean_text
 
@@ -52,7 +52,7 @@ class NotAsPromisedError(Exception):
     """What is wrong with one thing."""
 
 
-def read_record(tar: Path) -> tuple[list[Row], dict[str, str]]:
+def read_record(tar: Folder) -> tuple[list[Row], dict[str, str]]:
     """Rows of a tar's commit record, and what its metadata promise.
 
     Raises
@@ -61,7 +61,7 @@ def read_record(tar: Path) -> tuple[list[Row], dict[str, str]]:
         If it is no commit record.
     """
     try:
-        with pq.ParquetFile(shards.record_of(tar)) as opened:
+        with pq.ParquetFile(readable(shards.record_of(tar))) as opened:
             promise = {k.decode(): v.decode() for k, v in (opened.schema_arrow.metadata or {}).items()}
             check_columns(opened.schema_arrow)
             if opened.metadata.num_rows * 512 > tar.stat().st_size:  # bytes of a tar's header
@@ -89,7 +89,7 @@ def check_columns(columns: pa.Schema) -> None:
             raise NotAsPromisedError(f"has {columns.field(name).type} in column {name}, not {INDEX.field(name).type}")
 
 
-def shard_faults(tar: Path, rows: Sequence[Row], promise: Mapping[str, str], manifest: Manifest) -> Iterator[Fault]:
+def shard_faults(tar: Folder, rows: Sequence[Row], promise: Mapping[str, str], manifest: Manifest) -> Iterator[Fault]:
     """Compare a record with its tar's name and size and with ``dataset.json``."""
     record = shards.record_of(tar).name
     if promise.get("schema_version") != str(SCHEMA_VERSION):
@@ -123,7 +123,7 @@ def _key_of(row: Row) -> str | None:
 
 
 def tar_faults(
-    tar: Path,
+    tar: Folder,
     rows: Sequence[Row],
     promise: Mapping[str, str],
     manifest: Manifest,
@@ -135,7 +135,7 @@ def tar_faults(
     if str(size) != promise.get("tar_bytes"):
         yield Fault(file=tar.name, what=f"is {size} bytes, its record says {promise.get('tar_bytes')}")
     row_of, found, damaged = {row["key"]: row for row in rows}, dict[str, None](), False
-    with tar.open("rb") as stream:
+    with opened(tar) as stream:
         hashed = Hashed(stream)
         try:
             for sample in read_samples(hashed):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -80,3 +82,28 @@ def videos(tmp_path_factory: pytest.TempPathFactory, make_media: MakeMedia) -> P
     whole = (root / "Train/Excited/video/14.mp4").read_bytes()
     (root / "Train/Excited/video/truncated.mp4").write_bytes(whole[: len(whole) // 2])
     return root
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """Endpoint of an S3 server on loopback, which asks for no credentials of anybody."""
+    moto = pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_store: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Address of a new bucket, with an environment that finds it."""
+    import s3fs
+
+    environment = {"ENDPOINT_URL": object_store, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret"}
+    for name, value in (environment | {"DEFAULT_REGION": "us-east-1"}).items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    name = f"bucket-{uuid.uuid4().hex}"
+    s3fs.S3FileSystem().mkdir(name)
+    return f"s3://{name}"

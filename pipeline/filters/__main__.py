@@ -12,7 +12,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow.parquet as pq
@@ -25,6 +24,7 @@ from pipeline.filters.judge import CODES_OF_FILTERS, judge
 from pipeline.filters.thresholds import Thresholds
 from pipeline.schema import SCORES, Manifest
 from pipeline.shards import read_manifest
+from pipeline.storage import Folder, folder_of, readable
 from pipeline.text import clean_text
 
 COLUMNS = ["source_id", "title", "status", "code"]
@@ -34,8 +34,8 @@ COLUMNS = ["source_id", "title", "status", "code"]
 class Arguments:
     """What is asked."""
 
-    folder: tyro.conf.Positional[Path]
-    """Of the data set."""
+    folder: tyro.conf.Positional[str]
+    """Of the data set, or its address in an object store."""
     show: int = 10
     """Clips named of those that would come in, and of those that would go."""
     thresholds: Annotated[Thresholds, tyro.conf.OmitArgPrefixes] = field(default_factory=Thresholds)
@@ -55,14 +55,15 @@ class Clip:
 def main() -> int:
     """Parse, read the index, tell."""
     asked = tyro.cli(Arguments, prog="python -m pipeline.filters", description=__doc__)
-    manifest = read_manifest(asked.folder)
+    folder = folder_of(asked.folder)
+    manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"{asked.folder} holds no data set (dataset.json); name the folder of one")
-    with reading(asked.folder):
+    with reading(folder):
         own = own_thresholds(manifest)
         # Parsed again, now that the set's own thresholds are known: they are the defaults.
         asked = tyro.cli(Arguments, default=Arguments(folder=asked.folder, thresholds=own), description=__doc__)
-        clips = list(judged_again(asked.folder, asked.thresholds))
+        clips = list(judged_again(folder, asked.thresholds))
     if not clips:
         raise UserError(f"{asked.folder} holds no score; build it again, with --filters score or drop")
     changes = {name: value for name, value in asdict(asked.thresholds).items() if value != getattr(own, name)}
@@ -77,12 +78,12 @@ def own_thresholds(manifest: Manifest) -> Thresholds:
     return Thresholds(**{f.name: stored[f.name] for f in fields(Thresholds) if f.name in stored})
 
 
-def judged_again(folder: Path, thresholds: Thresholds) -> Iterator[Clip]:
+def judged_again(folder: Folder, thresholds: Thresholds) -> Iterator[Clip]:
     """Every clip that was scored, with what was said of it and what would be.
 
     Clips that fell for another reason, a duplicate say, are not among them: they would not be kept.
     """
-    file = folder / "index.parquet"
+    file = readable(folder / "index.parquet")
     present = [name for name in SCORES if name in pq.read_schema(file).names]  # a set may be older than a score
     for row in pq.read_table(file, columns=[*COLUMNS, *present]).to_pylist():
         scored = any(row.get(name) is not None for name in SCORES)

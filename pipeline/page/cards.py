@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from pipeline.page import clips, pictures
 from pipeline.page.clips import Row
@@ -12,6 +12,7 @@ from pipeline.page.index import Index
 from pipeline.page.outcome import short_detail
 from pipeline.page.pictures import Picture, Spectrogram
 from pipeline.schema import SAMPLE_RATES_HZ, Manifest
+from pipeline.storage import Folder
 from pipeline.text import clean_text
 from pipeline.thumbnail import thumbnail
 
@@ -45,7 +46,7 @@ class Shown:
     """Member, and its two channels."""
 
 
-def kept_cards(folder: Path, index: Index, positions: Sequence[int]) -> list[ClipCard]:
+def kept_cards(folder: Folder, index: Index, positions: Sequence[int]) -> list[ClipCard]:
     """Cards of kept clips, in the order chosen; a clip whose tar is not there, or holds no picture, has none."""
     rows = index.rows(positions, SHOWN)
     samples = clips.read_samples(folder, list(rows.values()), members=["frames"])
@@ -89,7 +90,7 @@ def _card(row: Row, picture: Picture | None, *, about: list[str], codes: list[st
     )
 
 
-def shown_clips(folder: Path, index: Index, manifest: Manifest) -> list[Shown]:
+def shown_clips(folder: Folder, index: Index, manifest: Manifest) -> list[Shown]:
     """A few kept clips with all that their samples hold, as pictures."""
     positions = clips.choose_kept(index, count=clips.NUM_HEARD)
     rows = index.rows(positions, SHOWN)

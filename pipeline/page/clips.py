@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.page.index import Index
 from pipeline.schema import MEMBERS, SPLITS, Sample, SchemaError, decode, files_of, members_of
+from pipeline.storage import Folder, opened
 from pipeline.text import clean_text
 
 NUM_SHOWN = 24  # clips of a grid
@@ -67,7 +68,7 @@ def spread(groups: Sequence[Sequence[int]], count: int) -> list[int]:
     return chosen
 
 
-def read_samples(folder: Path, rows: Sequence[Row], *, members: Sequence[str]) -> dict[str, Sample]:
+def read_samples(folder: Folder, rows: Sequence[Row], *, members: Sequence[str]) -> dict[str, Sample]:
     """Samples of kept rows by key, with these members alone; what cannot be read is left out.
 
     A tar is read once, from head to head: a member that is not wanted is skipped.
@@ -87,13 +88,13 @@ def read_samples(folder: Path, rows: Sequence[Row], *, members: Sequence[str]) -
     return found
 
 
-def _records(tar: Path, keys: set[str], members: Sequence[str]) -> dict[str, dict[str, bytes]]:
+def _records(tar: Folder, keys: set[str], members: Sequence[str]) -> dict[str, dict[str, bytes]]:
     sizes = {name: MEMBERS[name].dtype.itemsize * int(np.prod(MEMBERS[name].shape)) for name in members}
     limits = {file: num_bytes + HEADER_BYTES for name, num_bytes in sizes.items() for file in files_of(name)}
     records: dict[str, dict[str, bytes]] = defaultdict(dict)
     missing = len(keys) * len(members)
     try:
-        with tarfile.open(tar, "r:") as archive:
+        with opened(tar) as stored, tarfile.open(fileobj=stored, mode="r:") as archive:
             for info in archive:
                 key, _, ending = info.name.partition(".")
                 if key in keys and ending in limits and info.isreg() and info.size <= limits[ending]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 from pipeline.schema import INDEX
+from pipeline.storage import Folder, readable
 
 Row = dict[str, Any]
 
@@ -27,7 +27,7 @@ class Index:
     Whatever cannot be read of it raises ``UserError``.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Folder) -> None:
         """Open an index.
 
         Raises
@@ -37,7 +37,7 @@ class Index:
         """
         self._path = file
         try:
-            self._file = pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
+            self._file = pq.ParquetFile(readable(file), buffer_size=BUFFER_BYTES, pre_buffer=False)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{file} cannot be read as an index; name the folder of a data set, or build it") from error
         self.columns: frozenset[str] = frozenset(self._file.schema_arrow.names)

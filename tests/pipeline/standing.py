@@ -16,6 +16,7 @@ from pipeline.build import Build
 from pipeline.prepare import Recipe
 from pipeline.schema import MEMBERS, Manifest, Modality, Rejected, Sample, members_of, sample_key
 from pipeline.sources import Source
+from pipeline.storage import Folder
 from pipeline.thumbnail import thumbnail
 
 
@@ -88,7 +89,7 @@ def outcome(clip: Clip, modality: Modality) -> Sample | Rejected:
     return Sample(key=key, arrays=arrays(key, modality), label=None, meta=meta, index_only=prints)
 
 
-def request(out: Path, clips: Sequence[Clip], *, modality: Modality = "audio", samples_per_shard: int = 2) -> Build:
+def request(out: Folder, clips: Sequence[Clip], *, modality: Modality = "audio", samples_per_shard: int = 2) -> Build:
     labelled = any(clip.label for clip in clips)
     return Build.request(
         out=out,
@@ -101,7 +102,7 @@ def request(out: Path, clips: Sequence[Clip], *, modality: Modality = "audio", s
     )
 
 
-def build(out: Path, clips: Sequence[Clip], *, modality: Modality = "audio", samples_per_shard: int = 2) -> Manifest:
+def build(out: Folder, clips: Sequence[Clip], *, modality: Modality = "audio", samples_per_shard: int = 2) -> Manifest:
     """What the flow does, but for decoding."""
     order = request(out, clips, modality=modality, samples_per_shard=samples_per_shard)
     order.begin()
