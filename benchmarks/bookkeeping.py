@@ -43,7 +43,12 @@ def _in_fresh_home(num_tasks: int) -> dict[str, float]:
         began = time.perf_counter()
         words = [sys.executable, "-m", "benchmarks.bookkeeping", str(num_tasks)]
         done = subprocess.run(
-            words, env=os.environ | {"PREFECT_HOME": home}, stdout=subprocess.PIPE, text=True, check=True
+            words,
+            env=os.environ | {"PREFECT_HOME": home},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
         )
         found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         files = Path(home).glob("prefect.db*")

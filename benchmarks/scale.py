@@ -323,14 +323,16 @@ def line(count: int, name: str, told: dict[str, Any]) -> str:
 def main(
     candidates: tuple[int, ...] = SIZES,
     media: Path | None = None,
+    prefect: bool = True,
     step: str | None = None,
     folder: Path | None = None,
 ) -> None:
-    """Run the benchmark.
+    """Run the benchmark; what is not run keeps its earlier results.
 
     Args:
         candidates: Sizes to run at.
         media: A folder of videos, whose fingerprints the made-up ones are made of.
+        prefect: Measure Prefect's book-keeping too.
         step: One step, in this process; used by this program itself.
         folder: For that step.
     """
@@ -338,12 +340,16 @@ def main(
         chosen = next(one for one in STEPS if one.__name__ == step)
         print(json.dumps(measure(chosen, Dry(folder, candidates[0], media))))
         return
-    result: dict[str, Any] = {"environment": environment(), "fingerprints": "of real clips" if media else "random"}
-    result["prefect"] = benchmarks.bookkeeping.measure()
-    print(json.dumps(result["prefect"], indent=1))
+    found: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {"sizes": {}}
+    if prefect:
+        found["prefect"] = {"environment": environment(), **rounded(benchmarks.bookkeeping.measure())}
+        print(found["prefect"])
     print("| candidates | step | s | CPU s | peak, MB | |\n|---|---|---|---|---|---|")
-    result["sizes"] = {str(count): at_size(count, media) for count in candidates}
-    RESULT.write_text(json.dumps(rounded(result), indent=1) + "\n")
+    for count in candidates:
+        prints = "of real clips" if media else "random"
+        steps = rounded(at_size(count, media))
+        found["sizes"][str(count)] = {"environment": environment(), "fingerprints": prints, **steps}
+        RESULT.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def rounded(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 
 from pipeline.build import Build, Row, fail_alone, prepare_batch
@@ -74,11 +75,22 @@ def finish(build: Build) -> Manifest:
 
 
 def windowed(futures: Iterable[PrefectFuture[Any]], *, size: int) -> Iterable[Any]:
-    """Results of lazily submitted tasks in their order, at most ``size`` of them under way."""
+    """Results of lazily submitted tasks in their order, at most ``size`` of them under way.
+
+    Prefect notes for every row of every result which task gave it, for as long as the flow runs; nobody asks.
+    """
+    context = FlowRunContext.get()
     under_way: deque[PrefectFuture[Any]] = deque()
+
+    def first() -> Any:
+        result = under_way.popleft().result()
+        if context is not None:
+            context.run_results.clear()
+        return result
+
     for future in futures:
         under_way.append(future)
         if len(under_way) >= size:
-            yield under_way.popleft().result()
+            yield first()
     while under_way:
-        yield under_way.popleft().result()
+        yield first()

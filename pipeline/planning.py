@@ -6,9 +6,11 @@ their rows down, as columns, with the place that each was given.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +33,8 @@ KNOWN = ["key", "source_id", "link", "status", "split", "label", "source_group",
 
 PLANNED = shards.PART.append(pa.field("place", pa.int64()))
 """A row of the plan: that of the part, and where its sample comes among all."""
+
+PILE_ROWS = 8 * shards.ROWS_AT_ONCE  # of the plan, sorted together: about 50 MB
 
 _BY_WORTH = ("failed", "rejected", "kept")
 
@@ -176,17 +180,42 @@ def _num_shards(names: Iterable[str]) -> dict[str, int]:
 
 
 def _write(target: Folder, parts: Sequence[Folder], rows: Iterable[Row]) -> None:
-    """Copy the candidates' rows out of their parts, with what the plan says of each; a shard's stand together."""
-    told = {row["at"]: row for row in rows}
+    """Copy the candidates' rows out of their parts, with what the plan says of each; a shard's stand together.
+
+    They are dealt into piles on this machine's disk, which follow each other, and each pile is sorted by itself: of the
+    whole plan, fingerprints and pictures included, a pile is held at most.
+    """
+    in_order = sorted(rows, key=_place)
+    told = {row["at"]: row | {"number": number} for number, row in enumerate(in_order)}
 
     def planned() -> Iterator[Row]:
         for part in parts:
-            for number, row in enumerate(shards.read_rows(part)):
-                if (news := told.get((part, number))) is not None:
+            for at, row in enumerate(shards.read_rows(part)):
+                if (news := told.get((part, at))) is not None:
                     if news["status"] == "kept" and news.get("duplicate_of"):
                         row["flagged"] = [*(row["flagged"] or ()), "duplicate"]
-                    yield {name: news.get(name, row.get(name)) for name in PLANNED.names}
+                    yield {name: news.get(name, row.get(name)) for name in numbered.names}
 
-    whole = pa.concat_tables([PLANNED.empty_table(), *shards.tables_of(planned(), PLANNED)])
-    by_shard = whole.sort_by([("shard", "ascending"), ("place", "ascending"), ("source_id", "ascending")])
-    shards.write_tables(target, [by_shard], PLANNED)
+    numbered = PLANNED.append(pa.field("number", pa.int64()))
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(0, len(in_order), PILE_ROWS)]
+        writers = [stack.enter_context(pa.ipc.new_stream(file, numbered)) for file in files]
+        for table in shards.tables_of(planned(), numbered):
+            pile_of = pc.divide(table["number"], PILE_ROWS)
+            for pile, writer in enumerate(writers):
+                writer.write_table(table.filter(pc.equal(pile_of, pile)))
+        for writer in writers:
+            writer.close()
+        shards.write_tables(target, map(_sorted, files), PLANNED)
+
+
+def _place(row: Row) -> tuple[bool, str, int, str]:
+    """By shard and place in it; what goes into none comes last, by its name."""
+    shard = row.get("shard")
+    return shard is None, shard or "", row.get("place") or 0, row["source_id"]
+
+
+def _sorted(pile: IO[bytes]) -> pa.Table:
+    pile.seek(0)
+    with pa.ipc.open_stream(pile) as stream:
+        return stream.read_all().sort_by("number")
