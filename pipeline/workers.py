@@ -22,6 +22,9 @@ WORKER_ENV = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "
     # glibc keeps the memory of arrays for the next clip, in place of mapping and clearing it anew: 40 ms a clip.
     "MALLOC_MMAP_THRESHOLD_": str(512 << 20),  # bytes; an array is 3 to 16 MB
     "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
+    # loky puts a new worker in place of one that grew by 300 MB since its first task. A first batch of which nothing is
+    # decoded loads no library, and the next one loads them all; what is kept for the next clip comes on top.
+    "LOKY_MAX_MEMORY_LEAK_SIZE": str(2 << 30),
 }
 """Environment of a worker: one thread, since there is a worker for every core."""
 

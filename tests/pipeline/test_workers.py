@@ -39,6 +39,13 @@ def run_out_of_time() -> None:
     raise TimeoutError("the function's own")
 
 
+def load_libraries() -> int:
+    """Hold on to 400 MB, as libraries and models do once they are loaded."""
+    time.sleep(1.1)  # it is looked at once a second
+    sys.modules["held"] = bytearray(os.urandom(1 << 20) * 400)
+    return os.getpid()
+
+
 def wait_until(met, *, limit_s: float = 30) -> None:
     deadline_s = time.monotonic() + limit_s
     while not met():
@@ -174,3 +181,10 @@ def test_a_closed_pool_says_so():
         pool.run(max, 1, 2)
     with pytest.raises(RuntimeError, match="the pool is closed"):
         pool.run_alone(max, 1, 2)
+
+
+def test_a_worker_that_loads_its_libraries_after_its_first_task_is_not_replaced(capfd):
+    with WorkerPool(1) as pool:
+        first = pool.run(os.getpid)
+        assert [pool.run(load_libraries), pool.run(load_libraries), pool.run(os.getpid)] == [first] * 3
+    assert "memory leak" not in capfd.readouterr().err
