@@ -250,6 +250,7 @@ class Crawl:
         if unknown:
             # What failed before goes last: a run that is stopped again should have met new candidates first.
             unknown.sort(key=lambda source: clips[self._keys[source.source_id]].detail is not None)
+            clips.clear()  # not held for the days that it may take
             yield from self._fetch_from_sites(unknown)
 
     def _fetch_from_sites(self, sources: Sequence[Source]) -> Iterator[Source]:

@@ -11,6 +11,7 @@ survive a kill at the next instruction; a commit does, and a column file would b
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pipeline.clips import ClipSpan
@@ -321,7 +323,7 @@ class Store:
                 code=row[7],
                 detail=row[8],
                 sha256=row[9],
-                versions=json.loads(row[10] or "{}"),
+                versions=_versions(row[10] or "{}"),
             )
 
     def set_span(self, key: ClipKey, span: ClipSpan) -> None:
@@ -486,6 +488,11 @@ def _settled_clips(folder: Path, asked: Folder | None) -> Folder:
     if stands is None and place != own.resolve():
         publish_text(noted, f"{place}\n")
     return place
+
+
+@functools.cache  # many clips, few versions of the tools
+def _versions(written: str) -> Mapping[str, str]:
+    return MappingProxyType(json.loads(written))
 
 
 def _identity(key: ClipKey) -> tuple[str, int, int, str]:
