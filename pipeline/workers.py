@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -119,6 +120,17 @@ class _NoTorch(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         if fullname == "torch":
             raise ModuleNotFoundError("torch is kept out of pipeline workers", name="torch")
+
+
+@contextmanager
+def without_torch() -> Iterator[None]:
+    """Hide torch from what is imported meanwhile, unless it is loaded already."""
+    finder = _NoTorch()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _begin_worker(parent_pid: int) -> None:

@@ -188,3 +188,12 @@ def test_a_worker_that_loads_its_libraries_after_its_first_task_is_not_replaced(
         first = pool.run(os.getpid)
         assert [pool.run(load_libraries), pool.run(load_libraries), pool.run(os.getpid)] == [first] * 3
     assert "memory leak" not in capfd.readouterr().err
+
+
+def test_packing_a_shard_loads_no_torch_and_hides_it_from_nobody_else():
+    told = (
+        "import io, sys; from pipeline.shards import _tar_writer; "
+        "_tar_writer(io.BytesIO()); print('torch' in sys.modules, end=' '); import torch; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
