@@ -33,6 +33,7 @@ from pipeline.sources import list_sources
 from pipeline.workers import WorkerPool
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
+START = "start of a worker, CPU s"
 EVERY_S = 0.5
 SHARES = (0.1, 0.5, 1.0)
 PER_VIDEO = 50  # clips, of an hour: none overlaps another
@@ -59,9 +60,9 @@ def role_of(process: psutil.Process, parent: psutil.Process) -> str:
     words = " ".join(process.cmdline())
     if process == parent:
         return "flow"
-    if "prefect" in words and "loky" not in words:
-        return "server"
-    return "worker" if "popen_loky" in words else "helper"  # ffmpeg, and what clears up semaphores
+    if process.ppid() != parent.pid:  # ffmpeg, or a worker's copy that is about to become one
+        return "helper"
+    return "worker" if "LokyProcess" in words else "server" if "prefect" in words else "helper"
 
 
 class Watch:
@@ -131,20 +132,17 @@ def build(folder: Path, count: int, workers: int) -> dict[str, Any]:
 
 
 def start_of_worker() -> dict[str, float]:
-    """Seconds until a fresh worker answers, and of its first and second clip."""
+    """CPU seconds of a fresh worker until it answers, and of its first and second clip, without ffmpeg's."""
     with tempfile.TemporaryDirectory() as scratch, WorkerPool(1) as pool:
         make_videos(Path(scratch, "videos"), 1)
         sources = list_sources(str(Path(scratch, "videos")), clips_per_video=2)
-        spent = {"answers": _seconds(pool.run, os.getpid)}
+        worker = psutil.Process(pool.run(os.getpid))
+        spent = {"until it answers": sum(worker.cpu_times()[:2])}
         for which, source in zip(("first clip", "second clip"), sources, strict=True):
-            spent[which] = _seconds(pool.run, prepare_batch, Path(scratch), [source], Recipe(), 0)
+            before_s = sum(worker.cpu_times()[:2])
+            pool.run(prepare_batch, Path(scratch), [source], Recipe(), 0)
+            spent[which] = sum(worker.cpu_times()[:2]) - before_s
     return spent
-
-
-def _seconds(call: Any, *words: Any) -> float:
-    began = time.perf_counter()
-    call(*words)
-    return time.perf_counter() - began
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
@@ -155,7 +153,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
             cells = " | ".join(f"{mb:.0f}" for mb in memory.values())
             yield f"| {count} | {role} | {cells} | {told['cpu_s'][role]:.0f} | {told['processes'][role]} |"
         yield f"| {count} | all, in {told['seconds']:.0f} s | | | | | {sum(told['cpu_s'].values()):.0f} | |"
-    yield f"start of a worker, s: {found['start of a worker, s']}"
+    yield f"a worker's CPU seconds: {found[START]}"
 
 
 def main(counts: tuple[int, ...] = (200, 2_000), workers: int = 2) -> None:
@@ -166,7 +164,7 @@ def main(counts: tuple[int, ...] = (200, 2_000), workers: int = 2) -> None:
         workers: Worker processes.
     """
     found: dict[str, Any] = {"environment": environment(), "workers": workers, "builds": {}}
-    found["start of a worker, s"] = {what: round(s, 2) for what, s in start_of_worker().items()}
+    found[START] = {what: round(s, 2) for what, s in start_of_worker().items()}
     for count in counts:
         with tempfile.TemporaryDirectory() as scratch:
             found["builds"][str(count)] = build(Path(scratch), count, workers)
