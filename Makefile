@@ -34,9 +34,8 @@ check: venv ## lint, format, types, imports; all are run, and it fails if one do
 	run imports .venv/bin/lint-imports ; \
 	if [ -n "$$failed" ]; then echo "check: failed:$$failed" >&2; exit 1; fi
 
-bench: venv ## benchmarks (MEDIA=folder of music videos or music); results go to benchmarks/results
-	@if [ -n "$(MEDIA)" ]; then $(PY) -m benchmarks.denoise --music "$(MEDIA)"; \
-	else echo "bench: give a folder of music videos: make bench MEDIA=folder"; fi
+bench: venv ## how fast and how large: results and the table of aims (MEDIA=folder, PEER=python, LONG=1)
+	@$(PY) -m benchmarks $(if $(MEDIA),--media "$(MEDIA)") $(if $(PEER),--video2dataset "$(PEER)") $(if $(LONG),--long)
 
 venv:
 	@[ -x $(PY) ] || { echo "no .venv here; run: make setup" >&2; exit 1; }

@@ -1,0 +1,141 @@
+"""What the pipeline aims at, and whether it gets there: the first table of benchmarks/README.md, from the results.
+
+    python -m benchmarks.aims
+
+writes the table anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results")
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- aims: python -m benchmarks.aims -->\n", "<!-- end of aims -->\n"
+
+FULL, BARE = "pipeline, all filters and denoising", "pipeline, bare"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """A figure, and what it should be."""
+
+    what: str
+    file: str
+    """Of the result, without its suffix: that of the benchmark."""
+    measured: Callable[[dict[str, Any]], float]
+    at_most: float | None = None
+    at_least: float | None = None
+    unit: str = ""
+    if_missed: str = ""
+    """Why, where it is missed."""
+
+    def is_met(self, value: float) -> bool:
+        """Tell whether a figure is good enough."""
+        above = self.at_least is None or value >= self.at_least
+        return above and (self.at_most is None or value <= self.at_most)
+
+
+def times(way: str, ours: str, size: str) -> Callable[[dict[str, Any]], float]:
+    """How many times our CPU seconds another way takes."""
+
+    def ratio(result: dict[str, Any]) -> float:
+        found = result["cpu_s"][size]
+        return float(found[way].get("median", found[way].get("mean")) / found[ours]["median"])
+
+    return ratio
+
+
+def growth(role: str) -> Callable[[dict[str, Any]], float]:
+    """Peak memory of a process at the most clips over that at the fewest."""
+
+    def ratio(result: dict[str, Any]) -> float:
+        few, many = (result["builds"][count]["memory, MB"][role]["peak"] for count in ("200", "2000"))
+        return float(many / few)
+
+    return ratio
+
+
+def aims() -> Iterator[Aim]:
+    """All of them, in the order of the table."""
+    for size, named in (("as they are", "360p"), ("720p", "720p")):
+        yield Aim(
+            what=f"{named}: preparing without denoising and filters, over the floor",
+            file="stages",
+            measured=lambda result, size=size: float(result[size]["bare_over_floor"]["median"]),
+            at_most=1.25,
+            unit="x",
+        )
+        yield Aim(
+            what=f"{named}: preparing with both, beyond 1.5 times the floor",
+            file="stages",
+            measured=lambda result, size=size: float(result[size]["full_minus_1.5_floor_s"]["median"]),
+            at_most=0.35,
+            unit=" s",
+        )
+    for size in ("360p", "720p"):
+        for script in ("every frame", "64 frames"):
+            yield Aim(
+                what=f"{size}: a plain script ({script}), in CPU time of ours that does the same work",
+                file="peers",
+                measured=times(f"plain script, {script}", BARE, size),
+                at_least=4,
+                unit="x",
+                if_missed="decoding is most of both, and both decode as fast as ffmpeg does",
+            )
+        for mode, limit in (("quick", 2), ("exact", 15)):
+            yield Aim(
+                what=f"{size}: video2dataset ({mode}), in CPU time of ours with filters and denoising",
+                file="peers",
+                measured=times(f"video2dataset, {mode}", FULL, size),
+                at_least=limit,
+                unit="x",
+            )
+    yield Aim(
+        what="200 clips, 2 workers on 2 cores: time over CPU work / cores",
+        file="cores",
+        measured=lambda result: float(result["wall_over_work"]),
+        at_most=1.15,
+        unit="x",
+    )
+    for role in ("worker", "flow"):
+        yield Aim(
+            what=f"2,000 clips after 200: peak memory of the largest {role} process",
+            file="memory",
+            measured=growth(role),
+            at_most=1.1,
+            unit="x",
+        )
+
+
+def table() -> str:
+    """The aims with their figures, in Markdown; a result that is not there yet leaves a dash."""
+    lines = ["| aim | wanted | measured | |", "|---|---|---|---|"]
+    for aim in aims():
+        wanted = f"at most {aim.at_most:g}" if aim.at_most is not None else f"at least {aim.at_least:g}"
+        file = RESULTS / f"{aim.file}.json"
+        if not file.exists():
+            lines.append(f"| {aim.what} | {wanted}{aim.unit} | - | run `benchmarks.{aim.file}` |")
+            continue
+        value = aim.measured(json.loads(file.read_text()))
+        end = "met" if aim.is_met(value) else f"**missed**: {aim.if_missed}" if aim.if_missed else "**missed**"
+        lines.append(f"| {aim.what} | {wanted}{aim.unit} | {value:.2f}{aim.unit} | {end} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write the table into the README."""
+    text = README.read_text()
+    before, rest = text.split(BEGIN)
+    README.write_text(before + BEGIN + table() + END + rest.split(END)[1])
+    print(table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Do all cores work? A build of 200 real clips by the real command: its time beside the work that it holds.
+
+    python -m benchmarks.cores --media FOLDER --clips 200 --workers 2
+
+The folder's videos are linked under further names until there are enough, and scored, so that none is dropped as a
+copy. Work is the CPU seconds of all processes of the command: flow, Prefect's server, workers, ffmpeg. Were all cores
+busy from the first instant to the last, the build would take work / cores; the start of Prefect and of the workers,
+the plan and the packing are in its time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.environment import environment
+from benchmarks.memory import watched
+
+RESULT = Path(__file__).with_name("results") / "cores.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Flags."""
+
+    media: Path
+    """Folder of music videos of about 30 s."""
+    clips: int = 200
+    """Candidates of the build."""
+    workers: int = 2
+    """Worker processes; this machine should have as many cores and nothing else to do."""
+
+
+def main(config: Config) -> int:
+    """Build, print, and write it down."""
+    found = sorted(path for path in config.media.rglob("*") if path.suffix in (".mp4", ".mkv", ".webm"))
+    with tempfile.TemporaryDirectory() as folder:
+        videos = Path(folder) / "videos"
+        videos.mkdir()
+        for number in range(config.clips):
+            path = found[number % len(found)]
+            (videos / f"{number:04d}{path.suffix}").symlink_to(path.resolve())
+        flags = ["--source", str(videos), "--filters", "score", "--workers", str(config.workers)]
+        told = watched(Path(folder), flags, num_clips=config.clips, workers=config.workers)
+    work_s = sum(told["cpu_s"].values())
+    result: dict[str, Any] = {
+        "environment": environment(),
+        "clips": config.clips,
+        "workers": config.workers,
+        "wall_s": round(told["seconds"], 1),
+        "cpu_s": {role: round(seconds, 1) for role, seconds in told["cpu_s"].items()},
+        "wall_over_work": round(told["seconds"] / (work_s / config.workers), 3),
+        "kept": told["kept"],
+    }
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Config, description=__doc__)))
