@@ -1,24 +1,25 @@
-"""What the pipeline aims at, and whether it gets there: the first table of benchmarks/README.md, from the results.
+"""What the pipeline aims at, and whether it gets there: the first tables of benchmarks/README.md, from the results.
 
     python -m benchmarks.aims
 
-writes the table anew.
+writes those tables anew.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import peers, stages
+
 RESULTS = Path(__file__).with_name("results")
 README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- aims: python -m benchmarks.aims -->\n", "<!-- end of aims -->\n"
-
-FULL, BARE = "pipeline, all filters and denoising", "pipeline, bare"
+SECTION = re.compile(r"(<!-- (?P<name>\w+): from the results -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def aims() -> Iterator[Aim]:
             yield Aim(
                 what=f"{size}: a plain script ({script}), in CPU time of ours that does the same work",
                 file="peers",
-                measured=times(f"plain script, {script}", BARE, size),
+                measured=times(f"plain script, {script}", peers.BARE, size),
                 at_least=4,
                 unit="x",
                 if_missed="decoding is most of both, and both decode as fast as ffmpeg does",
@@ -92,7 +93,7 @@ def aims() -> Iterator[Aim]:
             yield Aim(
                 what=f"{size}: video2dataset ({mode}), in CPU time of ours with filters and denoising",
                 file="peers",
-                measured=times(f"video2dataset, {mode}", FULL, size),
+                measured=times(f"video2dataset, {mode}", peers.FULL, size),
                 at_least=limit,
                 unit="x",
             )
@@ -118,21 +119,40 @@ def table() -> str:
     lines = ["| aim | wanted | measured | |", "|---|---|---|---|"]
     for aim in aims():
         wanted = f"at most {aim.at_most:g}" if aim.at_most is not None else f"at least {aim.at_least:g}"
-        file = RESULTS / f"{aim.file}.json"
-        if not file.exists():
+        result = read(aim.file)
+        if result is None:
             lines.append(f"| {aim.what} | {wanted}{aim.unit} | - | run `benchmarks.{aim.file}` |")
             continue
-        value = aim.measured(json.loads(file.read_text()))
+        value = aim.measured(result)
         end = "met" if aim.is_met(value) else f"**missed**: {aim.if_missed}" if aim.if_missed else "**missed**"
         lines.append(f"| {aim.what} | {wanted}{aim.unit} | {value:.2f}{aim.unit} | {end} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """A result, if there is one."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def with_tables(text: str) -> str:
+    """A text with its tables made anew."""
+
+    def section(found: re.Match[str]) -> str:
+        name = found["name"]
+        if name == "aims":
+            made = table()
+        else:
+            result = read(name)
+            made = {"stages": stages, "peers": peers}[name].table(result) if result else "not measured yet"
+        return f"{found[1]}\n{made}\n\n{found[3]}"
+
+    return SECTION.sub(section, text)
 
 
 def main() -> int:
-    """Write the table into the README."""
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    README.write_text(before + BEGIN + table() + END + rest.split(END)[1])
+    """Write the tables into the README."""
+    README.write_text(with_tables(README.read_text()))
     print(table())
     return 0
 

@@ -46,8 +46,8 @@ def main(config: Config) -> int:
         for number in range(config.clips):
             path = found[number % len(found)]
             (videos / f"{number:04d}{path.suffix}").symlink_to(path.resolve())
-        flags = ["--source", str(videos), "--filters", "score", "--workers", str(config.workers)]
-        told = watched(Path(folder), flags, num_clips=config.clips, workers=config.workers)
+        flags = ["--source", str(videos), "--filters", "score"]
+        told = watched(Path(folder), flags, count=config.clips, workers=config.workers)
     work_s = sum(told["cpu_s"].values())
     result: dict[str, Any] = {
         "environment": environment(),

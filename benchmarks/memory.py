@@ -106,16 +106,21 @@ class Watch:
 
 
 def build(folder: Path, count: int, workers: int) -> dict[str, Any]:
-    """One build by the real command, watched."""
-    videos, out = folder / "videos", folder / "set"
+    """One build of cheap clips, watched."""
+    videos = folder / "videos"
     make_videos(videos, -(-count // PER_VIDEO))
-    flags = ["--source", str(videos), "--out", str(out), "--clips-per-video", str(PER_VIDEO), "--limit", str(count)]
-    flags += ["--filters", "off", "--workers", str(workers)]
+    flags = ["--source", str(videos), "--clips-per-video", str(PER_VIDEO), "--limit", str(count), "--filters", "off"]
+    return watched(folder, flags, count=count, workers=workers)
+
+
+def watched(folder: Path, flags: list[str], *, count: int, workers: int) -> dict[str, Any]:
+    """A build of ``count`` candidates by the real command: seconds, CPU seconds and memory by role, clips kept."""
+    out = folder / "set"
     size = max(1, min(MAX_BATCH, count // (4 * workers)))
     began = time.perf_counter()
     with (folder / "log").open("w") as log:
         command = psutil.Popen(
-            [sys.executable, "-m", "flows.build_shards", *flags],
+            [sys.executable, "-m", "flows.build_shards", *flags, "--out", str(out), "--workers", str(workers)],
             env=os.environ | {"PREFECT_HOME": str(folder / "prefect")},
             stdout=log,
             stderr=log,
@@ -125,9 +130,10 @@ def build(folder: Path, count: int, workers: int) -> dict[str, Any]:
             watch.look()
             time.sleep(EVERY_S)
     assert command.returncode == 0, (folder / "log").read_text()[-2000:]
+    seconds = time.perf_counter() - began
     database = sum(file.stat().st_size for file in (folder / "prefect").glob("prefect.db*"))
     counts = json.loads((out / "dataset.json").read_text())["counts"]
-    spent = {"seconds": time.perf_counter() - began, "Prefect's database, MB": database / 1e6}
+    spent = {"seconds": seconds, "Prefect's database, MB": database / 1e6}
     return {**spent, **watch.told(), "kept": counts["kept"]}
 
 

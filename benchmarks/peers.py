@@ -43,6 +43,7 @@ from pipeline.workers import WORKER_ENV, WorkerPool
 RESULT = Path(__file__).with_name("results") / "peers.json"
 SIZES_PX = {"360p": (640, 360), "720p": (1280, 720)}
 NUM_JOINED = 8  # clips of 30 s in a video
+FULL, BARE = "pipeline, all filters and denoising", "pipeline, bare"
 PRECISIONS = {"video2dataset, quick": "low", "video2dataset, exact": "exact"}
 
 Clips = Sequence[tuple[str, float]]
@@ -125,8 +126,8 @@ def measure(clips: Clips, python: Path | None) -> dict[str, Any]:
     """CPU seconds a clip of each way: median and middle half of the clips; for video2dataset the mean alone."""
     with WorkerPool(1) as worker:
         ways = {
-            "pipeline, all filters and denoising": worker.run(_by_pipeline_full, clips),
-            "pipeline, bare": worker.run(_by_pipeline_bare, clips),
+            FULL: worker.run(_by_pipeline_full, clips),
+            BARE: worker.run(_by_pipeline_bare, clips),
         }
     told = by_script(clips)
     ways |= {"plain script, every frame": told["all"], "plain script, 64 frames": told["some"]}
