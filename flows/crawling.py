@@ -25,7 +25,7 @@ Log = Callable[[str], None]
 
 FETCH_S = 4.5  # for page and section of one clip, until the store has figures of its own
 CLIP_BYTES = 2_500_000  # of 32 s at 360p, likewise
-SAMPLE_BYTES = {"npy": 5_000_000, "jpeg": 2_200_000}  # in a shard, and as much again in parts until the set is finished
+SAMPLE_BYTES = {"npy": 5_000_000, "jpeg": 2_200_000}  # in a part, and then in a shard
 
 
 def from_crawl(request: Request, *, log: Log) -> Manifest:
@@ -174,12 +174,13 @@ def estimate(to_fetch: Sequence[Source], store: Store, request: Request) -> list
     origin = "median of this store" if known_s else "assumed: the store has no fetch yet"
     kept_bytes = clip_bytes if request.keep_clips == "yes" else 0
     sample_bytes = SAMPLE_BYTES[request.frames]
-    room = len(to_fetch) * (kept_bytes + 2 * sample_bytes)
+    two_shards = min(len(to_fetch), 2 * request.samples_per_shard)  # of two packers: their parts go when they stand
+    room = len(to_fetch) * (kept_bytes + sample_bytes) + two_shards * sample_bytes
     return [
         f"{num_pages} pages to read and {len(to_fetch)} sections to fetch, "
         f"from {len(per_site)} sites, at most {fetchers} at a time",
         f"about {datetime.timedelta(seconds=round(total_s))} at {each_s:.1f} s a clip: {sum(sleep_s) / 2:g} s of pause "
         f"and {fetch_s:.1f} s for page and section ({origin})",
-        f"about {room / 1e9:.2f} GB at most if all are kept: {kept_bytes / 1e6:.1f} MB a clip in the store, and twice "
-        f"{sample_bytes / 1e6:g} MB a sample until the set is finished",
+        f"about {room / 1e9:.2f} GB at most if all are kept: {kept_bytes / 1e6:.1f} MB a clip in the store, "
+        f"{sample_bytes / 1e6:g} MB a sample, and as much again for the two shards that are being packed",
     ]
