@@ -22,6 +22,7 @@ import tyro
 from benchmarks import aims
 from pipeline import media
 
+SUFFIXES = (".mp4", ".mkv", ".webm")
 MADE = 24  # videos, where none are given
 MADE_S = 30.5
 
@@ -68,6 +69,9 @@ def make_media(folder: Path) -> Path:
 
 def main(config: Config) -> int:
     """Run all; 1 if one failed."""
+    if config.media and not any(path.suffix in SUFFIXES for path in config.media.rglob("*")):
+        print(f"bench: {config.media} holds no video ({' '.join(SUFFIXES)})", file=sys.stderr)
+        return 2
     failed = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = config.media or make_media(Path(scratch))

@@ -47,8 +47,11 @@ def test_make_finds_all_that_a_target_names(target: str) -> None:
     assert make("-n", target).returncode == 0
 
 
-def test_bench_without_media_says_what_to_give() -> None:
-    assert "MEDIA=folder" in make("bench", "MEDIA=", f"PY={sys.executable}").stdout
+def test_bench_of_a_folder_without_videos_says_so_and_measures_nothing(tmp_path: Path) -> None:
+    done = make("bench", f"MEDIA={tmp_path}", f"PY={sys.executable}")
+    assert done.returncode == 2
+    assert f"bench: {tmp_path} holds no video" in done.stderr
+    assert "benchmarks.stages" not in done.stdout
 
 
 @pytest.mark.parametrize("script", SHELL_SCRIPTS)
