@@ -99,7 +99,7 @@ def _run(num_tasks: int) -> dict[str, float]:
         began, server_s = time.perf_counter(), sum(server.cpu_times()[:2])
         client_s = time.process_time()
         jobs = (prepare.submit(list(sources), Recipe(), 0, filters) for _ in range(num))
-        for _ in windowed(jobs, size=2 * WORKERS):
+        for _ in windowed(jobs, size=lambda: 2 * WORKERS):
             pass
         found["wall_s"] = time.perf_counter() - began
         wait_until_idle(server)  # events are written a little later

@@ -33,6 +33,7 @@ from prefect.states import Failed
 from flows.crawling import already_built, from_crawl, show_without_fetching
 from flows.progress import Progress
 from flows.request import Request, YesNo
+from flows.runners import Runner, Workers, knock, opened
 from flows.tasks import finish, finish_earlier, nothing_to_do, prepared
 from pipeline.build import Build
 from pipeline.card import dataset_card
@@ -62,6 +63,8 @@ def build_shards(
     seed: int = 0,
     samples_per_shard: int = 128,
     workers: int | None = None,
+    runner: Runner = "threads",
+    address: str | None = None,
     denoise: bool = DEFAULT_ON,
     frames: Frames = "npy",
     jpeg_quality: int | None = None,
@@ -103,7 +106,9 @@ def build_shards(
         limit: Take the first so many candidates alone.
         seed: Of the 30-s spans, the grouped split and the shuffle.
         samples_per_shard: At most so many clips in a tar; one takes about 5 MB, with frames as JPEG 2.2 MB.
-        workers: Worker processes; one a core by default.
+        workers: Worker processes on this machine; one a core by default. A cluster with an address has its own.
+        runner: Who works: `threads` of this flow with its worker processes, or a cluster of `dask` or `ray`.
+        address: Of a cluster that runs, such as tcp://10.0.0.1:8786; without it, one is started here for the run.
         denoise: Take steady hiss and hum where they are found; docs/denoise.md shows what that does.
         frames: How frames are stored: `npy`, lossless, or `jpeg`, which makes a clip less than half as large.
         jpeg_quality: Of `jpeg`, from 1 to 95; 90 by default.
@@ -149,7 +154,10 @@ def build_shards(
             if finish_interrupted(request.out_folder):
                 log("a purge was stopped before its end; it is finished now")
             build_all = from_crawl if request.is_crawl else from_folder
-            manifest = build_all(request, log=log)
+            with opened(
+                request.runner, request.address, num_workers=request.num_workers, must_see=request.shared
+            ) as running:
+                manifest = build_all(request, running, log=log)
     except CrawlStoppedError as error:
         return Failed(name=STOPPED, message=str(error))
     except mistakes() as error:
@@ -166,11 +174,11 @@ def already_built_from_folder(request: Request) -> tuple[Build, Manifest] | None
     return None if manifest is None else (build, manifest)
 
 
-def from_folder(request: Request, *, log: Callable[[str], None]) -> Manifest:
+def from_folder(request: Request, workers: Workers, *, log: Callable[[str], None]) -> Manifest:
     """Prepare what is pending of a folder, plan, pack and publish; say so where nothing is to be done."""
     build = request.build(request.folder())
     build.begin()
-    finish_earlier(build, log=log)
+    finish_earlier(build, workers, log=log)
     if (manifest := build.up_to_date(request.again)) is not None:
         log(nothing_to_do(build, request.again))
         return manifest
@@ -178,11 +186,11 @@ def from_folder(request: Request, *, log: Callable[[str], None]) -> Manifest:
     known = len(build.sources) - len(pending)
     log(f"{len(build.sources)} candidates, {known} done already, {len(pending)} to prepare")
     with Progress(len(pending), log, doing="prepare", ends=("kept", "rejected", "failed")) as progress:
-        batches = build.batches(pending, request.num_workers)
-        for rows in prepared(build, batches, num_workers=request.num_workers):
+        batches = build.batches(pending, workers.num_workers)
+        for rows in prepared(build, batches, workers):
             progress.add(row["status"] for row in rows)
     build.make_plan()
-    return finish(build)
+    return finish(build, workers)
 
 
 def run(**parameters: Any) -> int:
@@ -199,6 +207,7 @@ def run(**parameters: Any) -> int:
         if done is not None:
             print(f"build-shards: {nothing_to_do(done[0], request.again)}", file=sys.stderr)
             return _summary(done[1].counts)
+        knock(request.address)
     except CrawlStoppedError as error:
         return _fail(str(error), code=3)
     except mistakes() as error:

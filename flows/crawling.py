@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flows.progress import Progress
 from flows.request import Request
+from flows.runners import Workers
 from flows.tasks import finish, finish_earlier, nothing_to_do, prepared
 from pipeline.build import MAX_BATCH, Build
 from pipeline.errors import UserError
@@ -28,7 +29,7 @@ CLIP_BYTES = 2_500_000  # of 32 s at 360p, likewise
 SAMPLE_BYTES = {"npy": 5_000_000, "jpeg": 2_200_000}  # in a part, and then in a shard
 
 
-def from_crawl(request: Request, *, log: Log) -> Manifest:
+def from_crawl(request: Request, workers: Workers, *, log: Log) -> Manifest:
     """List, queue, fetch and prepare, plan, pack and publish.
 
     Raises
@@ -43,11 +44,11 @@ def from_crawl(request: Request, *, log: Log) -> Manifest:
         build = list_candidates(request, crawl, log=log)
         build.begin()
         crawl.queue(build.sources)
-        finish_earlier(build, log=log)
+        finish_earlier(build, workers, log=log)
         if (manifest := build.up_to_date(request.again)) is None:
-            fetch_and_prepare(request, crawl, build, log=log)
+            fetch_and_prepare(request, crawl, build, workers, log=log)
             build.make_plan()
-            manifest = finish(build)
+            manifest = finish(build, workers)
         else:
             log(nothing_to_do(build, request.again))
         crawl.settle(build.known_rows())
@@ -84,7 +85,7 @@ def list_candidates(request: Request, crawl: Crawl, *, log: Log) -> Build:
     return build
 
 
-def fetch_and_prepare(request: Request, crawl: Crawl, build: Build, *, log: Log) -> None:
+def fetch_and_prepare(request: Request, crawl: Crawl, build: Build, workers: Workers, *, log: Log) -> None:
     """Fetch what is pending, and prepare it meanwhile."""
     pending = build.pending(request.again)
     to_fetch = {source.source_id for source in crawl.to_fetch(pending, again=request.again)}
@@ -111,7 +112,7 @@ def fetch_and_prepare(request: Request, crawl: Crawl, build: Build, *, log: Log)
             if batch:
                 yield batch
 
-        for rows in prepared(build, batches(), num_workers=request.num_workers):
+        for rows in prepared(build, batches(), workers):
             crawl.settle(rows)
             if request.keep_clips == "no":
                 crawl.drop_files(rows)

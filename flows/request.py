@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from flows import runners
 from pipeline.build import Build
 from pipeline.crawl import PROXY_VARIABLE, Access
+from pipeline.dataset import WORK
 from pipeline.errors import UserError
 from pipeline.exclude import Excluded
 from pipeline.fetch import CrawlSettings, License, is_creative_commons
@@ -27,7 +29,7 @@ from pipeline.queries import Query, candidates_of, is_crawl, link_labels, read_q
 from pipeline.schema import CODES, Frames, Modality
 from pipeline.sheet import MAX_QUALITY, QUALITY
 from pipeline.sources import Row, Source, list_sources
-from pipeline.storage import Folder, folder_of, is_remote
+from pipeline.storage import Folder, absolute, folder_of, is_remote
 from pipeline.store import Video
 from pipeline.takedown import PURGED
 
@@ -50,6 +52,8 @@ class Request:
     seed: int
     samples_per_shard: int
     workers: int | None
+    runner: runners.Runner
+    address: str | None
     denoise: bool
     frames: Frames
     jpeg_quality: int | None
@@ -130,6 +134,7 @@ class Request:
             raise UserError("--frames jpeg: a set of --modality audio has no frames; leave it out")
         if PURGED in self.again:
             raise UserError("--retry purged: what was taken down is not brought back")
+        runners.check(self.runner, self.address)
         self._check_access()
 
     def _check_access(self) -> None:
@@ -178,6 +183,16 @@ class Request:
         """Settings that shape the stored arrays."""
         quality = (self.jpeg_quality or QUALITY) if self.frames == "jpeg" else None
         return Recipe(modality=self.modality, denoise=self.denoise, frames=self.frames, jpeg_quality=quality)
+
+    @property
+    def shared(self) -> list[Folder]:
+        """What the machines of a cluster must all see: the build's own folder, and where the clips lie.
+
+        An object store has no empty folder, so that of fetched clips may not be there yet.
+        """
+        clips = (self.clips_folder or Path(self.store)) if self.is_crawl else self.source_folder
+        seen = [clips] if isinstance(clips, Path) or not self.is_crawl else []
+        return [absolute(self.out_folder) / WORK / "request.json", *map(absolute, seen)]
 
     def queries(self) -> list[Query]:
         """What is to be looked up.

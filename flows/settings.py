@@ -11,7 +11,7 @@ os.environ.setdefault("PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL", "WARNIN
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # a busy machine starts it slowly
 
 # A run that failed with a line, and tasks of a run that is stopped: Prefect would add a traceback to each.
-NOT_WORTH_A_TRACEBACK = {"FailedRun", "ShutdownExecutorError", "PoolClosedError"}
+NOT_WORTH_A_TRACEBACK = {"FailedRun", "ShutdownExecutorError", "PoolClosedError", "UserError"}
 
 
 def _is_worth_its_lines(record: logging.LogRecord) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefect import task
@@ -11,46 +12,79 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 
-from pipeline.build import Build, Row, fail_alone, prepare_batch
+from flows.runners import Workers
+from pipeline.build import Build, Row, fail_alone, pack_shard, prepare_samples
+from pipeline.errors import UserError
 from pipeline.filters.judge import Filters
+from pipeline.object_lock import require_held
 from pipeline.prepare import Recipe
 from pipeline.schema import Manifest
+from pipeline.shards import commit_part
 from pipeline.sources import Source
-from pipeline.storage import Folder
-from pipeline.workers import WorkerDiedError, WorkerPool
+from pipeline.storage import Folder, absolute
+from pipeline.workers import WorkerDiedError
 
 
 @task(name="prepare-batch", cache_policy=NO_CACHE)
 def prepare_in_worker(
-    pool: WorkerPool, folder: Folder, batch: list[Source], recipe: Recipe, seed: int, filters: Filters
+    workers: Workers, folder: Folder, batch: list[Source], recipe: Recipe, seed: int, filters: Filters
 ) -> list[Row]:
     """Prepare a batch in a worker. If one dies meanwhile, try the clips one by one: a single clip blocks no other."""
     try:
-        return pool.run(prepare_batch, folder, batch, recipe, seed, filters)
+        return commit(folder, batch, workers.run(prepare_samples, folder, batch, recipe, seed, filters))
     except WorkerDiedError:
         rows = []
         for source in batch:
             try:
-                rows += pool.run_alone(prepare_batch, folder, [source], recipe, seed, filters)
+                alone = workers.run_alone(prepare_samples, folder, [source], recipe, seed, filters)
+                rows += commit(folder, [source], alone)
             except WorkerDiedError as error:
                 rows += fail_alone(folder, source, str(error))
         return rows
 
 
+def commit(folder: Folder, batch: Sequence[Source], rows: list[Row]) -> list[Row]:
+    """Make a part of what a worker prepared; here, so that a worker that outlives its flow makes none.
+
+    Raises
+    ------
+    UserError
+        If the worker's files are not here.
+    """
+    some = next((row["sample"] for row in rows if row.get("sample")), None)
+    if some is not None and not (folder / some).exists():
+        raise UserError(f"a worker wrote {some}, but not to {folder} as it is seen here; share that folder")
+    commit_part(folder, batch, rows)
+    return rows
+
+
 @task(name="pack-shard", cache_policy=NO_CACHE)
-def pack_shard(pack: Callable[[str], None], name: str) -> None:
-    """Write one shard and its commit record."""
-    pack(name)
+def pack_in_worker(workers: Workers, folder: Folder, name: str, labels: list[str] | None, recipe_hash: str) -> None:
+    """Write one shard and its commit record in a worker, another one if that dies."""
+    require_held(folder / name)  # a worker has no lock that it could know to be lost
+    try:
+        workers.run(pack_shard, folder, name, labels, recipe_hash)
+    except WorkerDiedError:
+        try:
+            workers.run_alone(pack_shard, folder, name, labels, recipe_hash)
+        except WorkerDiedError as error:
+            raise UserError(f"{name} could not be packed: {error}; the same command tries again") from error
 
 
-def prepared(build: Build, batches: Iterable[Sequence[Source]], *, num_workers: int) -> Iterator[list[Row]]:
+def prepared(build: Build, batches: Iterable[Sequence[Source]], workers: Workers) -> Iterator[list[Row]]:
     """Prepare batches as they come; their rows, in the batches' order."""
-    with WorkerPool(num_workers) as pool:
-        jobs = (
-            prepare_in_worker.submit(pool, build.work, list(batch), build.recipe, build.settings.seed, build.filters)
-            for batch in batches
+    jobs = (
+        prepare_in_worker.submit(
+            workers,
+            absolute(build.work),  # a worker elsewhere stands in another folder
+            [source if source.path is None else replace(source, path=absolute(source.path)) for source in batch],
+            build.recipe,
+            build.settings.seed,
+            build.filters,
         )
-        yield from windowed(jobs, size=2 * num_workers)
+        for batch in batches
+    )
+    yield from windowed(jobs, size=lambda: 2 * workers.num_workers)
 
 
 def nothing_to_do(build: Build, again: Collection[str]) -> str:
@@ -60,22 +94,26 @@ def nothing_to_do(build: Build, again: Collection[str]) -> str:
     return f"nothing to do: all {len(build.sources)} candidates are in {build.out} already"
 
 
-def finish_earlier(build: Build, *, log: Callable[[str], None]) -> None:
+def finish_earlier(build: Build, workers: Workers, *, log: Callable[[str], None]) -> None:
     """Carry out a plan that an earlier run left."""
     if build.plan_file.exists():
         log("an earlier build was stopped while it packed; finishing it first")
-        finish(build)
+        finish(build, workers)
 
 
-def finish(build: Build) -> Manifest:
+def finish(build: Build, workers: Workers) -> Manifest:
     """Pack the planned shards that are missing, then derive index, manifest and card."""
-    for _ in windowed((pack_shard.submit(build.pack, name) for name in build.shards_to_pack()), size=2):
+    jobs = (
+        pack_in_worker.submit(workers, absolute(build.out), name, build.settings.labels, build.recipe.hash)
+        for name in build.shards_to_pack()
+    )
+    for _ in windowed(jobs, size=lambda: workers.num_workers):
         pass
     return build.finish()
 
 
-def windowed(futures: Iterable[PrefectFuture[Any]], *, size: int) -> Iterable[Any]:
-    """Results of lazily submitted tasks in their order, at most ``size`` of them under way.
+def windowed(futures: Iterable[PrefectFuture[Any]], *, size: Callable[[], int]) -> Iterable[Any]:
+    """Results of lazily submitted tasks in their order, at most ``size()`` of them under way.
 
     Prefect notes for every row of every result which task gave it, for as long as the flow runs; nobody asks.
     """
@@ -90,7 +128,7 @@ def windowed(futures: Iterable[PrefectFuture[Any]], *, size: int) -> Iterable[An
 
     for future in futures:
         under_way.append(future)
-        if len(under_way) >= size:
+        while len(under_way) >= size():
             yield first()
     while under_way:
         yield first()

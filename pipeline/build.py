@@ -45,6 +45,8 @@ NOTHING = Excluded()
 KNOWN = ["source_id", "link", "source_group", "status", "code", "detail", "sha256"]
 """Columns of the index that tell what was dealt with, and how."""
 
+PLAN = "plan.parquet"
+
 MAX_BATCH = 16  # candidates: about 80 MB a part, 10 s of work
 
 
@@ -238,9 +240,7 @@ class Build:
     def plan_rows(self, columns: Sequence[str] | None = None, *, shard: str | None = None) -> Iterator[Row]:
         """Rows of the pending plan, or those of one shard; none where there is none."""
         if self.plan_file.exists():
-            only = None if shard is None else pc.field("shard") == shard
-            for table in shards.read_tables(self.plan_file, columns, only=only):
-                yield from table.to_pylist()
+            yield from _rows_of_plan(self.plan_file, columns, shard=shard)
 
     def _left_out(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """Rows of what finished builds did not keep, but for what a pending plan names: it may stand there already."""
@@ -256,7 +256,7 @@ class Build:
     @property
     def plan_file(self) -> Folder:
         """Every candidate of this build and where it goes; while it exists, the build is not finished."""
-        return self.work / "plan.parquet"
+        return self.work / PLAN
 
     def make_plan(self, progress: Progress = lambda done, total: None) -> None:
         """Place what was prepared; ``progress`` is told how many clips are compared to the others, of how many.
@@ -287,8 +287,7 @@ class Build:
 
     def pack(self, name: str) -> None:
         """Write one shard and its commit record."""
-        rows = list(self.plan_rows(shard=name))
-        shards.pack_shard(self.out, rows, parts=self.work, labels=self.settings.labels, recipe_hash=self.recipe.hash)
+        pack_shard(self.out, name, self.settings.labels, self.recipe.hash)
 
     # --- finish --------------------------------------------------------------------------------------------------
 
@@ -313,7 +312,19 @@ class Build:
 def prepare_batch(
     folder: Folder, sources: Sequence[Source], recipe: Recipe, seed: int, filters: Filters = OFF
 ) -> list[Row]:
-    """Prepare a batch into one part; our own errors become ``failed(internal)`` rows, with the traceback in detail."""
+    """Prepare a batch into one part."""
+    rows = prepare_samples(folder, sources, recipe, seed, filters)
+    shards.commit_part(folder, sources, rows)
+    return rows
+
+
+def prepare_samples(
+    folder: Folder, sources: Sequence[Source], recipe: Recipe, seed: int, filters: Filters = OFF
+) -> list[Row]:
+    """Prepare a batch but for its commit; our own errors become ``failed(internal)`` rows, the traceback in detail.
+
+    Where a worker may outlive the flow that sent it, the flow commits: what is late is no part then.
+    """
 
     def candidates() -> Iterator[shards.Prepared]:
         for source in sources:
@@ -326,7 +337,19 @@ def prepare_batch(
                     raise
                 yield shards.prepared(source, failed(source, traceback.format_exc()))
 
-    return shards.write_part(folder, sources, candidates())
+    return shards.write_samples(folder, sources, candidates())
+
+
+def pack_shard(folder: Folder, name: str, labels: Sequence[str] | None, recipe_hash: str) -> None:
+    """Write one planned shard and its record, unless it stands: a cluster may run a task twice, or both at once."""
+    record, work = shards.record_of(folder / name), folder / dataset.WORK
+    if not record.exists():
+        rows = list(_rows_of_plan(work / PLAN, shard=name))
+        try:
+            shards.pack_shard(folder, rows, parts=work, labels=labels, recipe_hash=recipe_hash)
+        except FileNotFoundError:
+            if not record.exists():  # or the other one was faster, and has removed what it packed
+                raise
 
 
 @contextmanager
@@ -357,6 +380,12 @@ def failed(source: Source, detail: str) -> Rejected:
     """Outcome of a candidate on which our own code broke."""
     known = {"source_id": source.source_id, "link": source.link, "title": source.title}
     return Rejected(code="internal", detail=detail, meta=known)
+
+
+def _rows_of_plan(plan: Folder, columns: Sequence[str] | None = None, *, shard: str | None = None) -> Iterator[Row]:
+    only = None if shard is None else pc.field("shard") == shard
+    for table in shards.read_tables(plan, columns, only=only):
+        yield from table.to_pylist()
 
 
 def _differing(was: Any, now: Any) -> tuple[Any, Any]:

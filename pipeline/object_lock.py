@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from upath import UPath
@@ -101,7 +102,7 @@ def is_held(file: UPath) -> bool:
     return _is_live(_read(file))
 
 
-def require_held(target: UPath) -> None:
+def require_held(target: Path | UPath) -> None:
     """Refuse to write where this process had a lock and lost it.
 
     Raises

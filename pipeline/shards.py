@@ -114,10 +114,14 @@ def prepared(source: Source, outcome: Sample | Rejected, *, jpeg_quality: int | 
 
 
 def write_part(folder: Folder, sources: Sequence[Source], candidates: Iterable[Prepared]) -> list[Row]:
-    """Write each sample as it comes into a tar of its own, then their rows, which say that the part is whole.
+    """Write the samples of a part, then their rows."""
+    rows = write_samples(folder, sources, candidates)
+    commit_part(folder, sources, rows)
+    return rows
 
-    Samples are files of their own so that each can go as soon as it stands in its shard.
-    """
+
+def write_samples(folder: Folder, sources: Sequence[Source], candidates: Iterable[Prepared]) -> list[Row]:
+    """Write each sample as it comes into a tar of its own, so that each can go as soon as it stands in its shard."""
     name = part_name(sources)
     rows = []
     for number, (row, record) in enumerate(candidates):
@@ -127,8 +131,12 @@ def write_part(folder: Folder, sources: Sequence[Source], candidates: Iterable[P
                 with _tar_writer(stream) as writer:
                     writer.write(record)
         rows.append(row)
-    write_rows(folder / f"{name}.parquet", rows, PART)
     return rows
+
+
+def commit_part(folder: Folder, sources: Sequence[Source], rows: Sequence[Row]) -> None:
+    """Write the rows of the samples down, which says that the part is whole."""
+    write_rows(folder / f"{part_name(sources)}.parquet", rows, PART)
 
 
 def pack_shard(

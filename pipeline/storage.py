@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -94,6 +95,11 @@ def folder_of(address: str | Folder, *, flag: str = "DIR") -> Folder:
             f"{flag} {address}: there is no bucket {bucket}, or you may not see it; make it, or name another"
         )
     return folder
+
+
+def absolute(folder: Folder) -> Folder:
+    """The same folder or file, wherever the reader stands."""
+    return folder.absolute() if isinstance(folder, Path) else folder
 
 
 def name_of(folder: Folder) -> str:
@@ -208,7 +214,8 @@ def publishing(target: Folder) -> Iterator[Path]:
             upload(made, target)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # No two writers share it, be they on two machines: a cluster may run a task again while the first run lives on.
+    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield scratch
         with scratch.open("rb") as stream:

@@ -67,6 +67,11 @@ class WorkerPool:
             self._closed = True
         self._executor.shutdown(wait=kind is None, kill_workers=kind is not None)
 
+    @property
+    def num_workers(self) -> int:
+        """How many functions run at the same time."""
+        return self._num_workers
+
     def run(self, function: Callable[..., Result], *args: Any, timeout_s: float | None = None) -> Result:
         """Call a function in some worker and wait for it.
 
@@ -133,9 +138,15 @@ def without_torch() -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
+def keep_torch_out() -> None:
+    """Keep out what no stage needs."""
+    if not any(isinstance(finder, _NoTorch) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _NoTorch())
+
+
 def _begin_worker(parent_pid: int) -> None:
     """Keep out what no stage needs, and do not outlive the flow: a killed parent cannot say goodbye."""
-    sys.meta_path.insert(0, _NoTorch())
+    keep_torch_out()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
 
     def watch() -> None:

@@ -14,7 +14,7 @@ import pytest
 import webdataset.tariterators as tariterators
 
 from pipeline import shards
-from pipeline.build import Build, prepare_batch
+from pipeline.build import Build, pack_shard, prepare_batch, prepare_samples
 from pipeline.errors import UserError
 from pipeline.exclude import Excluded
 from pipeline.filters.judge import Filters
@@ -306,6 +306,34 @@ def run_prepared(
         build.pack(rows)
     build.finish()
     return {row["source_id"]: row for row in pq.read_table(out / "index.parquet").to_pylist()}
+
+
+def test_a_shard_that_stands_is_not_packed_again_though_a_cluster_sends_it_twice(tmp_path):
+    run_prepared(tmp_path / "set", songs(), mode="drop")
+    before = fingerprint(tmp_path / "set")
+    for name in before:
+        if name.endswith(".tar"):
+            pack_shard(tmp_path / "set", name, ["a"], "another recipe")
+    assert fingerprint(tmp_path / "set") == before
+
+
+def test_what_a_worker_prepared_too_late_is_no_part_and_goes(tmp_path, videos):
+    build = request(tmp_path / "set", videos, limit=1)
+    build.begin()
+    rows = prepare_samples(build.work, build.pending(), build.recipe, 0)
+    assert [row["status"] for row in rows] == ["kept"]
+    assert list(build.work.glob("part-*.tar"))
+    assert not build.parts()
+    build.begin()
+    assert not list(build.work.glob("part-*"))
+
+
+def test_two_that_write_one_file_at_once_do_not_write_into_each_other(tmp_path):
+    with publishing(tmp_path / "x") as one, publishing(tmp_path / "x") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_text() in ("one", "other")
 
 
 def test_the_same_song_again_is_dropped_and_the_index_tells_of_which_and_how_much(tmp_path):
