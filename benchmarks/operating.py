@@ -58,7 +58,7 @@ class Measured:
     clip_cpu_s: float
     """CPU seconds in which a clip is prepared."""
     global_h: float
-    """Hours of what one machine does alone: listing, plan, index and page, states."""
+    """CPU hours of what one process does alone: listing, plan, index and page, states."""
     tables_gb: float
     """Tables of parts and plan, while the build runs."""
     store_gb: float
@@ -83,7 +83,7 @@ class Measured:
         alone = ("listing", "candidates", "resumed", "plan", "finish", "settle")
         return cls(
             clip_cpu_s=_clip_cpu_s(folder / "stages.json"),
-            global_h=share * sum(steps[name]["seconds"] for name in alone) / HOUR_S,
+            global_h=share * sum(steps[name]["cpu_s"] for name in alone) / HOUR_S,
             tables_gb=share * (steps["parts"]["parts, MB"] + steps["plan"]["plan, MB"]) / 1000,
             store_gb=share * steps["fetches"]["database, MB"] / 1000,
             index_gb=share * steps["finish"]["all but tars, MB"] / 1000,
