@@ -1,4 +1,4 @@
-"""What the pipeline aims at, and whether it gets there: the first tables of benchmarks/README.md, from the results.
+"""What the pipeline aims at, and whether it gets there; and all tables of documents that are made from the results.
 
     python -m benchmarks.aims
 
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers, stages
+from benchmarks import operating, peers, stages
 
 RESULTS = Path(__file__).with_name("results")
-README = Path(__file__).with_name("README.md")
+DOCUMENTS = (Path(__file__).with_name("README.md"), Path(__file__).parents[1] / "docs" / "operating.md")
 SECTION = re.compile(r"(<!-- (?P<name>\w+): from the results -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 
@@ -135,24 +135,38 @@ def read(name: str) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.exists() else None
 
 
+def _of(module: Any, name: str) -> str:
+    result = read(name)
+    return module.table(result) if result else "not measured yet"
+
+
+def _of_operating() -> str:
+    assumed = operating.Assumed()
+    return operating.table(assumed, operating.Measured.read(RESULTS, assumed.candidates))
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "aims": table,
+    "stages": lambda: _of(stages, "stages"),
+    "peers": lambda: _of(peers, "peers"),
+    "operating": _of_operating,
+}
+
+
 def with_tables(text: str) -> str:
     """A text with its tables made anew."""
 
     def section(found: re.Match[str]) -> str:
-        name = found["name"]
-        if name == "aims":
-            made = table()
-        else:
-            result = read(name)
-            made = {"stages": stages, "peers": peers}[name].table(result) if result else "not measured yet"
+        made = SECTIONS[found["name"]]()
         return f"{found[1]}\n{made}\n\n{found[3]}"
 
     return SECTION.sub(section, text)
 
 
 def main() -> int:
-    """Write the tables into the README."""
-    README.write_text(with_tables(README.read_text()))
+    """Write the tables."""
+    for document in DOCUMENTS:
+        document.write_text(with_tables(document.read_text()))
     print(table())
     return 0
 

@@ -127,7 +127,7 @@ def derive(assumed: Assumed, measured: Measured, machines: int) -> dict[str, flo
     folder_h = hours["prepare, h"] + hours["pack, h"] + hours["plan and finish, h"]
     # A crawl prepares meanwhile; it is one machine's work however many there are.
     crawl_h = max(hours["crawl, h"], hours["prepare, h"]) + hours["pack, h"] + hours["plan and finish, h"]
-    packing_gb = 2 * machines * assumed.samples_per_shard * measured.sample_bytes / 1e9
+    packing_gb = min(cores, shards) * assumed.samples_per_shard * measured.sample_bytes / 1e9  # a shard a worker
     peak_gb = set_gb + packing_gb + measured.tables_gb
     return {
         **hours,

@@ -175,13 +175,13 @@ def estimate(to_fetch: Sequence[Source], store: Store, request: Request) -> list
     origin = "median of this store" if known_s else "assumed: the store has no fetch yet"
     kept_bytes = clip_bytes if request.keep_clips == "yes" else 0
     sample_bytes = SAMPLE_BYTES[request.frames]
-    two_shards = min(len(to_fetch), 2 * request.samples_per_shard)  # of two packers: their parts go when they stand
-    room = len(to_fetch) * (kept_bytes + sample_bytes) + two_shards * sample_bytes
+    packing = min(len(to_fetch), request.num_workers * request.samples_per_shard)  # their parts go when shards stand
+    room = len(to_fetch) * (kept_bytes + sample_bytes) + packing * sample_bytes
     return [
         f"{num_pages} pages to read and {len(to_fetch)} sections to fetch, "
         f"from {len(per_site)} sites, at most {fetchers} at a time",
         f"about {datetime.timedelta(seconds=round(total_s))} at {each_s:.1f} s a clip: {sum(sleep_s) / 2:g} s of pause "
         f"and {fetch_s:.1f} s for page and section ({origin})",
         f"about {room / 1e9:.2f} GB at most if all are kept: {kept_bytes / 1e6:.1f} MB a clip in the store, "
-        f"{sample_bytes / 1e6:g} MB a sample, and as much again for the two shards that are being packed",
+        f"{sample_bytes / 1e6:g} MB a sample, and as much again while a worker packs it",
     ]
