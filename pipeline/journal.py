@@ -176,7 +176,9 @@ def _stage(tar: Folder, left: list[Row], new_tar: Folder, new_record: Folder, *,
                 copy_samples(old, new, spans)
             with scratch.open("rb") as written:
                 hashed = Hashed(written)
+                found = {sample.key: shards.where(sample) for sample in read_samples(hashed)}
                 promise |= {"tar_sha256": hashed.hexdigest_of_all(), "tar_bytes": str(hashed.num_bytes)}
+        left = [row | found[row["key"]] for row in left]
     shards.write_rows(new_record, left, INDEX, metadata=promise)
 
 

@@ -331,6 +331,8 @@ INDEX = pa.schema(
         ("duplicate_of", pa.string()),  # key of the earlier clip that shows or plays the same
         ("thumbnail", pa.binary()),  # JPEG of four frames, of clips that the filters dropped
         ("sample_sha256", pa.string()),  # of names and bytes of the sample's members; pipeline/tars.py
+        ("sample_offset", pa.int64()),  # of its first header in the tar: one sample is read without the others
+        ("sample_bytes", pa.int64()),  # of all its members there, headers and padding included
         ("sound_print", pa.binary()),  # Chromaprint, uint32 every 0.124 s; pipeline/fingerprint.py
         ("picture_print", pa.binary()),  # pHash, uint64 a frame
     ]

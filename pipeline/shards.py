@@ -38,7 +38,7 @@ from pipeline.schema import (
 )
 from pipeline.sources import Source
 from pipeline.storage import Folder, files_in, publishing, read_bytes, readable, remove
-from pipeline.tars import Hashed, read_samples
+from pipeline.tars import Hashed, TarSample, read_samples
 
 Row = dict[str, Any]
 
@@ -153,12 +153,17 @@ def pack_shard(
                 writer.write(_final_record(row, parts, labels))
         with scratch.open("rb") as written:
             tar = Hashed(written)
-            digests = {sample.key: sample.sha256 for sample in read_samples(tar)}
+            found = {sample.key: where(sample) for sample in read_samples(tar)}
             digest = tar.hexdigest_of_all()
-    committed = [row | {"sample_sha256": digests[row["key"]]} for row in rows]
+    committed = [row | found[row["key"]] for row in rows]
     promise = {"recipe_hash": recipe_hash, "tar_sha256": digest, "tar_bytes": str(tar.num_bytes)}
     write_rows(record_of(folder / name), committed, INDEX, metadata=promise)
     remove(parts / row["sample"] for row in rows)
+
+
+def where(sample: TarSample) -> Row:
+    """Columns of the index that tell where a sample lies in its tar, and by what hash it is known."""
+    return {"sample_sha256": sample.sha256, "sample_offset": sample.offset, "sample_bytes": sample.num_bytes}
 
 
 def _tar_writer(stream: IO[bytes]) -> Any:

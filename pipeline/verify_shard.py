@@ -167,6 +167,9 @@ def sample_faults(sample: TarSample, row: Row, manifest: Manifest) -> Iterator[s
     """Say what of a sample is not as schema, ``dataset.json`` and its row promise."""
     if row.get("sample_sha256") not in (None, sample.sha256):
         yield "was altered: its members have another hash than its record says"
+    place = (row.get("sample_offset"), row.get("sample_bytes"))
+    if place not in ((None, None), (sample.offset, sample.num_bytes)):
+        yield f"lies at byte {sample.offset}, {sample.num_bytes} bytes; its record says {place[0]} and {place[1]}"
     name_of = {file_of(name, manifest.recipe): name for name in members_of(manifest.recipe["modality"])}
     expected = name_of.keys() | {"json"} | ({"cls"} if manifest.labels is not None else set())
     for name in sorted(expected - sample.members.keys()):

@@ -16,7 +16,10 @@ from pipeline.storage import Folder
 from pipeline.text import clean_text
 from pipeline.thumbnail import thumbnail
 
-SHOWN = ("key", "source_id", "title", "link", "uploader", "split", "label", "shard", "width_px", "height_px", "flagged")
+SHOWN = (
+    *("key", "source_id", "title", "link", "uploader", "split", "label", "width_px", "height_px", "flagged"),
+    *("shard", "sample_offset", "sample_bytes"),
+)
 DROPPED = ("source_id", "title", "link", "uploader", "code", "detail", "thumbnail")
 
 

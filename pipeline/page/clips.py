@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,18 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from pipeline import tars
 from pipeline.page.index import Index
 from pipeline.schema import MEMBERS, SPLITS, Sample, SchemaError, decode, files_of, members_of
-from pipeline.storage import Folder, opened
+from pipeline.storage import Folder, opened, read_span, storage_errors
+from pipeline.tars import NPY_HEADER_BYTES, Readable, TarError
 from pipeline.text import clean_text
 
 NUM_SHOWN = 24  # clips of a grid
 NUM_FLAGGED = 12  # kept clips that the filters would drop
 NUM_HEARD = 2  # clips whose mel and phase are drawn
-HEADER_BYTES = 1024  # more than the head of an .npy file takes
+MAX_SAMPLE_BYTES = tars.MAX_MEMBERS * (tars.MAX_MEMBER_BYTES + 2 * tarfile.BLOCKSIZE)
+END_MARK = bytes(2 * tarfile.BLOCKSIZE)
 
 Row = dict[str, Any]
 
@@ -71,41 +75,39 @@ def spread(groups: Sequence[Sequence[int]], count: int) -> list[int]:
 def read_samples(folder: Folder, rows: Sequence[Row], *, members: Sequence[str]) -> dict[str, Sample]:
     """Samples of kept rows by key, with these members alone; what cannot be read is left out.
 
-    A tar is read once, from head to head: a member that is not wanted is skipped.
+    Each is read from its place in its tar; where the index does not tell that, as in sets of earlier releases, the tar
+    is read from its head.
     """
-    wanted: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        shard = row.get("shard")
-        if row.get("key") and shard and Path(shard).name == shard:  # a bare name: an index may come from anywhere
-            wanted[shard].add(row["key"])
+    files = {file: _most_bytes(name) for name in members for file in files_of(name)}
+    unreadable: tuple[type[Exception], ...] = (*storage_errors(), TarError, SchemaError)
     found = {}
-    for shard in sorted(wanted):
-        for key, record in _records(folder / shard, wanted[shard], members).items():
-            try:
-                found[key] = decode({"__key__": key, **record}, members=members)
-            except SchemaError:
-                continue
+    for row in rows:
+        key, shard = row.get("key"), row.get("shard")
+        if not key or not shard or Path(shard).name != shard:  # a bare name: an index may come from anywhere
+            continue
+        try:
+            record = _record(folder / shard, row, key)
+            wanted = {file: raw for file, raw in record.items() if len(raw) <= files.get(file, 0)}
+            found[key] = decode({"__key__": key, **wanted}, members=members)
+        except unreadable:  # no such tar, or a damaged one
+            continue
     return found
 
 
-def _records(tar: Folder, keys: set[str], members: Sequence[str]) -> dict[str, dict[str, bytes]]:
-    sizes = {name: MEMBERS[name].dtype.itemsize * int(np.prod(MEMBERS[name].shape)) for name in members}
-    limits = {file: num_bytes + HEADER_BYTES for name, num_bytes in sizes.items() for file in files_of(name)}
-    records: dict[str, dict[str, bytes]] = defaultdict(dict)
-    missing = len(keys) * len(members)
-    try:
-        with opened(tar) as stored, tarfile.open(fileobj=stored, mode="r:") as archive:
-            for info in archive:
-                key, _, ending = info.name.partition(".")
-                if key in keys and ending in limits and info.isreg() and info.size <= limits[ending]:
-                    stream = archive.extractfile(info)
-                    records[key][ending] = stream.read() if stream else b""
-                    missing -= 1
-                if not missing:
-                    break
-    except (OSError, tarfile.TarError):  # no such tar, or a damaged one: what was read until then counts
-        pass
-    return {key: record for key, record in records.items() if len(record) == len(members)}
+def _record(tar: Folder, row: Row, key: str) -> dict[str, bytes]:
+    offset, num_bytes = row.get("sample_offset"), row.get("sample_bytes")
+    if offset is not None and num_bytes is not None:
+        if not (offset >= 0 and 0 < num_bytes <= MAX_SAMPLE_BYTES):
+            return {}
+        stream: Readable = io.BytesIO(read_span(tar, offset, num_bytes) + END_MARK)
+        return next((sample.members for sample in tars.read_samples(stream) if sample.key == key), {})
+    with opened(tar) as whole:
+        return next((sample.members for sample in tars.read_samples(whole) if sample.key == key), {})
+
+
+def _most_bytes(name: str) -> int:
+    member = MEMBERS[name]
+    return member.dtype.itemsize * int(np.prod(member.shape)) + NPY_HEADER_BYTES
 
 
 def stored_members(recipe: Mapping[str, Any]) -> tuple[str, ...]:

@@ -225,7 +225,10 @@ def _candidates(columns: Collection[str]) -> dict[str, Any]:
 def _field(column: pa.Field) -> dict[str, Any]:
     is_list = pa.types.is_list(column.type)
     kind = column.type.value_type if is_list else column.type
-    name = {"string": "sc:Text", "double": "sc:Float", "int32": "sc:Integer", "bool": "sc:Boolean"}[str(kind)]
+    integer = "sc:Integer"
+    name = {"string": "sc:Text", "double": "sc:Float", "int32": integer, "int64": integer, "bool": "sc:Boolean"}[
+        str(kind)
+    ]
     field = {
         "@type": "cr:Field",
         "@id": f"candidates/{column.name}",

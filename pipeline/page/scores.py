@@ -229,5 +229,6 @@ def _span(values: np.ndarray, threshold: float | None) -> tuple[float, float]:
     low, high = (float(edge) for edge in np.quantile(values, (0.005, 0.995)))
     if threshold is not None:
         low, high = min(low, threshold), max(high, threshold)
-    margin = 0.04 * (high - low) or 0.5
+    is_one_value = high - low <= 1e-4 * max(1.0, abs(low), abs(high))  # numbers along the axis have six digits
+    margin = 0.5 if is_one_value else 0.04 * (high - low)
     return (low if low == 0 else low - margin), high + margin

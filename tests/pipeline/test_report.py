@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -220,6 +221,7 @@ def test_the_filters_drop_on_the_side_of_the_threshold_that_is_tinted(axis):
     st.sampled_from([None, 0.01]),
     st.randoms(use_true_random=False),
 )
+@example([1.1], 1.1000000000000003, None, None, random.Random(0))
 def test_a_histogram_counts_each_scored_clip_once_as_a_loop_does(values, threshold, span, log_from, random):
     axis = Axis(title="x", unit="", column="x", span=None if log_from else span, log_from=log_from)
     is_kept = np.array([random.random() < 0.5 for _ in values])

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import shards, verify
+from pipeline.page import clips
 from pipeline.schema import INDEX
 from pipeline.storage import single_writer
 from pipeline.tars import MAX_MEMBER_BYTES, TarError, read_samples
@@ -137,13 +138,13 @@ def tar_of(samples: Samples, *, kind: bytes = tarfile.REGTYPE) -> bytes:
 
 def reseal(tar: Path) -> None:
     """Give a tar's record the hashes of what is there now."""
-    digests = {}
+    places = {}
     with tar.open("rb") as stream, contextlib.suppress(TarError):
-        digests = {sample.key: sample.sha256 for sample in read_samples(stream)}
+        places = {sample.key: shards.where(sample) for sample in read_samples(stream)}
     promise = {"tar_sha256": hashlib.sha256(tar.read_bytes()).hexdigest(), "tar_bytes": str(tar.stat().st_size)}
 
     def change(rows: list[dict]) -> list[dict]:
-        return [row | {"sample_sha256": digests.get(row["key"], row["sample_sha256"])} for row in rows]
+        return [row | places.get(row["key"], {}) for row in rows]
 
     in_record(tar.stem, change, **promise)(tar.parent)
 
@@ -378,6 +379,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
             "has no mel_8k",
             "altered",
             "stand together",
+            "lies at byte 0",
         ],
     ),
     # records
@@ -387,6 +389,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "another size promised": (in_record(TRAIN, tar_bytes="7"), [rf"{TRAIN}.tar: is \d+ bytes, its record says 7"]),
     "another hash promised": (in_record(TRAIN, tar_sha256="0"), [rf"{TRAIN}.tar: has another SHA-256 than its record"]),
+    "another sample's place": (
+        in_record(TRAIN, first(sample_offset=512)),
+        [rf"{TRAIN}.tar: {KEY}: lies at byte 0, \d+ bytes; its record says 512 and \d+"],
+    ),
     "another sample's hash": (in_record(TRAIN, first(sample_sha256="0")), [rf"{TRAIN}.tar: {KEY}: was altered"]),
     "an unknown label": (
         in_record(TRAIN, first(label="Joy")),
@@ -708,7 +714,16 @@ def test_a_set_of_sound_and_picture_without_labels_is_sound_and_its_faults_are_f
 
 
 def test_a_set_of_an_earlier_release_is_sound_without_the_columns_that_it_lacks(folder, told):
-    later = ["sample_sha256", "thumbnail", "duplicate_of", "flagged", "loudness_db", "music_share"]
+    later = [
+        "sample_sha256",
+        "sample_offset",
+        "sample_bytes",
+        "thumbnail",
+        "duplicate_of",
+        "flagged",
+        "loudness_db",
+        "music_share",
+    ]
     for file in folder.glob("*.parquet"):
         table = pq.read_table(file).drop_columns(later)
         file.unlink()
@@ -729,8 +744,27 @@ def test_a_sample_s_hash_is_that_of_names_and_bytes_in_their_order(standing):
                 data = tar.extractfile(info).read()
                 digest.update(info.name.encode() + b"\0" + len(data).to_bytes(8, "little") + data)
     assert row["sample_sha256"] == digest.hexdigest()
+    raw = (standing / "train-000000.tar").read_bytes()[row["sample_offset"] :][: row["sample_bytes"]]
+    (alone,) = read_samples(io.BytesIO(raw + bytes(1024)))
+    assert (alone.key, alone.sha256) == (row["key"], row["sample_sha256"])
     index = {r["key"]: r["sample_sha256"] for r in shards.read_rows(standing / "index.parquet")}
     assert index[row["key"]] == row["sample_sha256"]
+
+
+def test_a_page_reads_no_more_of_a_tar_than_the_clips_that_it_shows(standing, tmp_path):
+    rows = [row for row in pq.read_table(standing / "index.parquet").to_pylist() if row["status"] == "kept"]
+    shard = "train-000000.tar"
+    *others, last = sorted((row for row in rows if row["shard"] == shard), key=lambda row: row["sample_offset"])
+    assert others
+    raw = bytearray((standing / shard).read_bytes())
+    raw[: last["sample_offset"]] = bytes([0xAA]) * last["sample_offset"]
+    (tmp_path / shard).write_bytes(raw)
+    read = clips.read_samples(tmp_path, rows, members=["mel_8k"])
+    assert list(read) == [last["key"]]
+    whole = clips.read_samples(standing, [row | {"sample_offset": None} for row in rows], members=["mel_8k"])
+    np.testing.assert_array_equal(read[last["key"]].arrays["mel_8k"], whole[last["key"]].arrays["mel_8k"])
+    forged = [last | {"sample_offset": -1}, last | {"sample_bytes": 1 << 40}, last | {"sample_bytes": 700}]
+    assert [clips.read_samples(standing, [row], members=["mel_8k"]) for row in forged] == [{}, {}, {}]
 
 
 def test_verifying_writes_nothing(standing, told):
