@@ -20,9 +20,9 @@ from pathlib import Path
 import tyro
 
 from benchmarks import aims
+from benchmarks.measure import videos_of
 from pipeline import media
 
-SUFFIXES = (".mp4", ".mkv", ".webm")
 MADE = 24  # videos, where none are given
 MADE_S = 30.5
 
@@ -69,8 +69,8 @@ def make_media(folder: Path) -> Path:
 
 def main(config: Config) -> int:
     """Run all; 1 if one failed."""
-    if config.media and not any(path.suffix in SUFFIXES for path in config.media.rglob("*")):
-        print(f"bench: {config.media} holds no video ({' '.join(SUFFIXES)})", file=sys.stderr)
+    if config.media and not videos_of(config.media):
+        print(f"bench: {config.media} holds no video ({media.PICTURE_SUFFIXES})", file=sys.stderr)
         return 2
     failed = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -3,9 +3,9 @@
     python -m benchmarks.cores --media FOLDER --clips 200 --workers 2
 
 The folder's videos are linked under further names until there are enough, and scored, so that none is dropped as a
-copy. Work is the CPU seconds of all processes of the command: flow, Prefect's server, workers, ffmpeg. Were all cores
-busy from the first instant to the last, the build would take work / cores; the start of Prefect and of the workers,
-the plan and the packing are in its time.
+copy. Work is the CPU seconds of the workers, with those of the ffmpeg that they run; what the flow and Prefect's server
+take is none. Were all cores busy with clips from the first instant to the last, the build would take work / cores; the
+start of Prefect and of the workers, the plan and the index are in its time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import tyro
 
 from benchmarks.environment import environment
+from benchmarks.measure import videos_of
 from benchmarks.memory import watched
 
 RESULT = Path(__file__).with_name("results") / "cores.json"
@@ -39,7 +40,7 @@ class Config:
 
 def main(config: Config) -> int:
     """Build, print, and write it down."""
-    found = sorted(path for path in config.media.rglob("*") if path.suffix in (".mp4", ".mkv", ".webm"))
+    found = videos_of(config.media)
     with tempfile.TemporaryDirectory() as folder:
         videos = Path(folder) / "videos"
         videos.mkdir()
@@ -48,7 +49,7 @@ def main(config: Config) -> int:
             (videos / f"{number:04d}{path.suffix}").symlink_to(path.resolve())
         flags = ["--source", str(videos), "--filters", "score"]
         told = watched(Path(folder), flags, count=config.clips, workers=config.workers)
-    work_s = sum(told["cpu_s"].values())
+    work_s = told["cpu_s"]["worker"]
     result: dict[str, Any] = {
         "environment": environment(),
         "clips": config.clips,

@@ -33,6 +33,7 @@ from PIL import Image
 from torchvision.io import decode_jpeg
 
 from benchmarks.environment import environment
+from benchmarks.measure import spread
 from pipeline import shards
 from pipeline.build import Build
 from pipeline.prepare import Recipe, prepare
@@ -144,11 +145,6 @@ def lossy(frames: np.ndarray, quality: int, subsampling: int) -> Spread:
     }
 
 
-def spread(values: Sequence[float]) -> Spread:
-    low, middle, high = np.percentile(values, [25, 50, 75]).tolist()
-    return {"median": middle, "low": low, "high": high}
-
-
 def spreads(clips: Sequence[Spread]) -> dict[str, Spread]:
     return {name: spread([clip[name] for clip in clips]) for name in COLUMNS if name in clips[0]}
 
@@ -231,10 +227,10 @@ def show(forms: dict[str, dict[str, Spread]], reading: dict[str, dict[str, Sprea
 
 
 def words(one: Spread) -> str:
-    if "low" not in one or one["low"] == one["high"]:
+    if "quarter" not in one or one["quarter"] == one["three_quarters"]:
         return f"{one['median']:,.0f}"
     digits = 0 if one["median"] >= 100 else 2 if one["median"] < 10 else 1
-    return f"{one['median']:,.{digits}f} ({one['low']:,.{digits}f}-{one['high']:,.{digits}f})"
+    return f"{one['median']:,.{digits}f} ({one['quarter']:,.{digits}f}-{one['three_quarters']:,.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +30,8 @@ import numpy as np
 import tyro
 
 from benchmarks.environment import environment
-from benchmarks.stages import FILTERS, cpu_s, pack_one
+from benchmarks.measure import cpu_s, spread, videos_of
+from benchmarks.stages import FILTERS, pack_one
 from pipeline import media, prepare, shards
 from pipeline.clips import ClipSpan
 from pipeline.filters.judge import Filters
@@ -146,15 +146,9 @@ def _by_pipeline_bare(clips: Clips) -> list[float]:
     return by_pipeline(clips, bare=True)
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, and the middle half of the values."""
-    low, median, high = statistics.quantiles(values, n=4)
-    return {"median": round(median, 3), "quarter": round(low, 3), "three_quarters": round(high, 3)}
-
-
 def main(config: Config) -> int:
     """Make the videos, print the table, and write it down."""
-    found = sorted(path for path in config.media.rglob("*") if path.suffix in (".mp4", ".mkv", ".webm"))
+    found = videos_of(config.media)
     rng = np.random.default_rng(0)
     result: dict[str, Any] = {"environment": environment(), "clips": config.count, "cpu_s": {}}
     for size, size_px in SIZES_PX.items():

@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,6 +29,7 @@ import numpy as np
 import tyro
 
 from benchmarks.environment import environment
+from benchmarks.measure import cpu_s, spread, videos_of
 from pipeline import audio, denoise, fingerprint, media, prepare, shards
 from pipeline.clips import ClipSpan
 from pipeline.filters import motion, sound, speech
@@ -84,7 +83,7 @@ def floor(path: Path, target: Path) -> tuple[np.ndarray, np.ndarray]:
     """Frames and sound of the first 30 s by one ffmpeg command that does nothing else."""
     graph = (
         "[0:v:0]tpad=stop_mode=clone:stop_duration=1,fps=64/30:round=up:start_time=0,trim=end_frame=64,"
-        f"scale=128:128:flags={media._SCALE_FLAGS},format=rgb24[v];"
+        f"scale=128:128:flags={media.SCALE_FLAGS},format=rgb24[v];"
         "[0:a:0]aresample=32000:async=1:first_pts=0,aformat=sample_fmts=flt:channel_layouts=mono,"
         "atrim=end_sample=960000[a]"
     )
@@ -95,12 +94,6 @@ def floor(path: Path, target: Path) -> tuple[np.ndarray, np.ndarray]:
     subprocess.run(words, check=True)
     frames = np.fromfile(target / "v", np.uint8).reshape(-1, 128, 128, 3)
     return frames, np.fromfile(target / "a", np.float32)
-
-
-def cpu_s() -> float:
-    """CPU seconds of this process and its ended children."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def spent(function: Callable[[], object]) -> float:
@@ -190,10 +183,10 @@ def measure(paths: list[Path], rounds: int) -> dict[str, Any]:
     ratio = [bare / low for bare, low in zip(fastest["bare"], fastest["floor"], strict=True)]
     return {
         "clips": len(paths),
-        "cpu_s": {name: summary(values) for name, values in fastest.items()},
-        "bare_over_floor": summary(ratio),
-        "full_minus_1.5_floor_s": summary(over),
-        "stages_s": {name: summary(values) for name, values in stages.items()},
+        "cpu_s": {name: spread(values) for name, values in fastest.items()},
+        "bare_over_floor": spread(ratio),
+        "full_minus_1.5_floor_s": spread(over),
+        "stages_s": {name: spread(values) for name, values in stages.items()},
     }
 
 
@@ -207,15 +200,9 @@ def check_floor(path: Path) -> None:
     assert np.array_equal(heard, clip.audio), "the floor gives another sound"
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    """Median, and the middle half of the values."""
-    low, median, high = statistics.quantiles(values, n=4)
-    return {"median": round(median, 4), "quarter": round(low, 4), "three_quarters": round(high, 4)}
-
-
 def main(config: Config) -> int:
     """Print the table, and write it down."""
-    paths = sorted(path for path in config.media.rglob("*") if path.suffix in (".mp4", ".mkv", ".webm"))
+    paths = videos_of(config.media)
     paths = [path for path in paths if media.probe(path).duration_s("both") >= 30][
         :: max(1, len(paths) // config.count)
     ]

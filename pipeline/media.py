@@ -46,7 +46,7 @@ REMOTE_GUARDS = tuple(word for name, value in _REMOTE_GUARDS.items() for word in
 """Words for an ffmpeg that reads from the crawl's proxy."""
 _AUDIO_RATE_HZ = SAMPLE_RATES_HZ["mel_32k"]
 _CHROMAPRINT = {"format": "chromaprint", "fp_format": "raw"}
-_SCALE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+bitexact"  # the same pixels whatever instructions there are
+SCALE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+bitexact"  # the same pixels whatever instructions there are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,7 +379,7 @@ def _frames_output(video: ffmpeg.nodes.Stream, lead_s: float, target: Path) -> f
         .filter("fps", fps=f"{NUM_FRAMES}/{CLIP_S}", round="up", start_time=f"{lead_s:.3f}")
         # A filter that ends, not a limit on frames written: ffmpeg reads on until every filter has ended.
         .filter("trim", end_frame=NUM_FRAMES)
-        .filter("scale", FRAME_SIZE_PX, FRAME_SIZE_PX, flags=_SCALE_FLAGS)
+        .filter("scale", FRAME_SIZE_PX, FRAME_SIZE_PX, flags=SCALE_FLAGS)
         .filter("format", "rgb24")
         .output(str(target), format="rawvideo", fps_mode="passthrough")
     )
@@ -389,7 +389,7 @@ def _small_output(video: ffmpeg.nodes.Stream, lead_s: float, target: Path) -> ff
     return (
         video.filter("fps", fps=SMALL_RATE_HZ, round="up", start_time=f"{lead_s:.3f}")
         .filter("trim", end_frame=CLIP_S * SMALL_RATE_HZ)
-        .filter("scale", SMALL_WIDTH_PX, SMALL_HEIGHT_PX, flags=_SCALE_FLAGS)
+        .filter("scale", SMALL_WIDTH_PX, SMALL_HEIGHT_PX, flags=SCALE_FLAGS)
         .filter("format", "gray")
         .output(str(target), format="rawvideo", fps_mode="passthrough")
     )
