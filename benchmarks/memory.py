@@ -27,9 +27,10 @@ import tyro
 
 from benchmarks.environment import environment
 from pipeline import media
-from pipeline.build import MAX_BATCH, prepare_batch
+from pipeline.build import Build
 from pipeline.prepare import Recipe
 from pipeline.sources import list_sources
+from pipeline.stages import prepare_samples
 from pipeline.workers import WorkerPool
 
 RESULT = Path(__file__).parent / "results" / "memory.json"
@@ -75,6 +76,9 @@ class Watch:
         self.samples: list[tuple[float, dict[str, list[float]]]] = []
         """Share of the clips that are prepared, and the memory of each process by its role."""
         self.share = 0.0
+        self.began_s = time.perf_counter()
+        self.at_s: dict[str, float] = {}
+        """When something was seen first, in seconds from the start."""
 
     def look(self) -> None:
         """Take one sample."""
@@ -91,10 +95,13 @@ class Watch:
                     here[role].append(process.memory_info().rss / 1e6)
         self.share = max(self.share, len(list(self.work.glob("part-*.parquet"))) / self.num_parts)
         self.samples.append((self.share, here))
+        for what, is_so in (("a worker runs", here["worker"]), ("all is prepared", self.share >= 1)):
+            if is_so:
+                self.at_s.setdefault(what, time.perf_counter() - self.began_s)
 
     def told(self) -> dict[str, Any]:
         """Memory of the largest process of each role, in MB, and CPU seconds by role."""
-        found: dict[str, Any] = {"processes": {}, "cpu_s": {}, "memory, MB": {}}
+        found: dict[str, Any] = {"processes": {}, "cpu_s": {}, "memory, MB": {}, "at_s": self.at_s}
         for role in ("flow", "server", "worker"):
             of_role = [process for process, its in self.roles.items() if its == role]
             found["processes"][role] = len(of_role)
@@ -116,7 +123,6 @@ def build(folder: Path, count: int, workers: int) -> dict[str, Any]:
 def watched(folder: Path, flags: list[str], *, count: int, workers: int) -> dict[str, Any]:
     """A build of ``count`` candidates by the real command: seconds, CPU seconds and memory by role, clips kept."""
     out = folder / "set"
-    size = max(1, min(MAX_BATCH, count // (4 * workers)))
     began = time.perf_counter()
     with (folder / "log").open("w") as log:
         command = psutil.Popen(
@@ -125,7 +131,7 @@ def watched(folder: Path, flags: list[str], *, count: int, workers: int) -> dict
             stdout=log,
             stderr=log,
         )
-        watch = Watch(command, out / ".build", -(-count // size))
+        watch = Watch(command, out / ".build", len(Build.batches(range(count), workers)))
         while command.poll() is None:
             watch.look()
             time.sleep(EVERY_S)
@@ -146,7 +152,7 @@ def start_of_worker() -> dict[str, float]:
         spent = {"until it answers": sum(worker.cpu_times()[:2])}
         for which, source in zip(("first clip", "second clip"), sources, strict=True):
             before_s = sum(worker.cpu_times()[:2])
-            pool.run(prepare_batch, Path(scratch), [source], Recipe(), 0)
+            pool.run(prepare_samples, Path(scratch), [source], Recipe(), 0)
             spent[which] = sum(worker.cpu_times()[:2]) - before_s
     return spent
 

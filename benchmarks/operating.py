@@ -20,6 +20,7 @@ from benchmarks.scale import SAMPLE_BYTES
 from flows.crawling import CLIP_BYTES, FETCH_S
 from pipeline.build import MAX_BATCH
 from pipeline.schema import MEMBERS
+from pipeline.sheet import QUALITY
 
 RESULTS = Path(__file__).with_name("results")
 HOUR_S = 3600.0
@@ -105,10 +106,9 @@ def _jpeg_bytes(file: Path) -> float | None:
     if not file.exists():
         return None
     found: dict[str, Any] = json.loads(file.read_text())
-    quality = next(name for name in found["reading"] if name.startswith("jpeg "))
     frames = MEMBERS["frames"]
     lossless = frames.dtype.itemsize * frames.shape[0] * frames.shape[1] * frames.shape[2] * frames.shape[3]
-    return float(SAMPLE_BYTES - lossless + found["frames"][f"{quality} 4:4:4"]["bytes"]["median"])
+    return float(SAMPLE_BYTES - lossless + found["frames"][f"jpeg {QUALITY} 4:4:4"]["bytes"]["median"])
 
 
 def derive(assumed: Assumed, measured: Measured, machines: int) -> dict[str, float]:

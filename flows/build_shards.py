@@ -33,7 +33,7 @@ from prefect.states import Failed
 from flows.crawling import already_built, from_crawl, show_without_fetching
 from flows.progress import Progress
 from flows.request import Request, YesNo
-from flows.runners import Runner, Workers, knock, opened
+from flows.runners import Runner, Workers, check_reachable, opened
 from flows.tasks import finish, finish_earlier, nothing_to_do, prepared
 from pipeline.build import Build
 from pipeline.card import dataset_card
@@ -42,10 +42,11 @@ from pipeline.denoise import DEFAULT_ON
 from pipeline.fetch import License
 from pipeline.filters.judge import Mode
 from pipeline.journal import finish_interrupted
+from pipeline.locking import single_writer
 from pipeline.manners import CrawlStoppedError
 from pipeline.plan import SplitRule
 from pipeline.schema import Frames, Manifest, Modality
-from pipeline.storage import single_writer
+from pipeline.spectrogram import Phase
 
 STOPPED = "Stopped"  # name of the state of a run that a site asked to stop
 
@@ -65,6 +66,7 @@ def build_shards(
     workers: int | None = None,
     runner: Runner = "threads",
     address: str | None = None,
+    phase: Phase = "projected",
     denoise: bool = DEFAULT_ON,
     frames: Frames = "npy",
     jpeg_quality: int | None = None,
@@ -107,8 +109,11 @@ def build_shards(
         seed: Of the 30-s spans, the grouped split and the shuffle.
         samples_per_shard: At most so many clips in a tar; one takes about 5 MB, with frames as JPEG 2.2 MB.
         workers: Worker processes on this machine; one a core by default. A cluster with an address has its own.
-        runner: Who works: `threads` of this flow with its worker processes, or a cluster of `dask` or `ray`.
+        runner: Who works: `threads`, which are Prefect's and wait for worker processes of this machine that do the
+            work; or a cluster of `dask` or `ray`.
         address: Of a cluster that runs, such as tcp://10.0.0.1:8786; without it, one is started here for the run.
+        phase: Channel 1 of the spectrograms: `projected`, mel filters times the angle of the transform, most likely the
+            paper's; or `angle`, that of mel filters times the transform, from which the trainer derives others.
         denoise: Take steady hiss and hum where they are found; docs/denoise.md shows what that does.
         frames: How frames are stored: `npy`, lossless, or `jpeg`, which makes a clip less than half as large.
         jpeg_quality: Of `jpeg`, from 1 to 95; 90 by default.
@@ -177,7 +182,8 @@ def already_built_from_folder(request: Request) -> tuple[Build, Manifest] | None
 def from_folder(request: Request, workers: Workers, *, log: Callable[[str], None]) -> Manifest:
     """Prepare what is pending of a folder, plan, pack and publish; say so where nothing is to be done."""
     build = request.build(request.folder())
-    build.begin()
+    for line in build.begin():
+        log(line)
     finish_earlier(build, workers, log=log)
     if (manifest := build.up_to_date(request.again)) is not None:
         log(nothing_to_do(build, request.again))
@@ -207,7 +213,7 @@ def run(**parameters: Any) -> int:
         if done is not None:
             print(f"build-shards: {nothing_to_do(done[0], request.again)}", file=sys.stderr)
             return _summary(done[1].counts)
-        knock(request.address)
+        check_reachable(request.runner, request.address)
     except CrawlStoppedError as error:
         return _fail(str(error), code=3)
     except mistakes() as error:

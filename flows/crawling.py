@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,10 +40,11 @@ def from_crawl(request: Request, workers: Workers, *, log: Log) -> Manifest:
     UserError
         If nothing is found, the request contradicts an earlier one, or a retry leaves others queued.
     """
-    with open_store(Path(request.store), clips=request.clips_folder) as store:
+    with open_store(request.store_folder, clips=request.clips_folder) as store:
         crawl = Crawl(store, request.crawl())
         build = list_candidates(request, crawl, log=log)
-        build.begin()
+        for line in build.begin():
+            log(line)
         crawl.queue(build.sources)
         finish_earlier(build, workers, log=log)
         if (manifest := build.up_to_date(request.again)) is None:
@@ -57,9 +59,9 @@ def from_crawl(request: Request, workers: Workers, *, log: Log) -> Manifest:
 
 def already_built(request: Request) -> tuple[Build, Manifest] | None:
     """Tell from the store and the set alone that nothing is left to do."""
-    if not (Path(request.store) / "crawl.sqlite").exists():
+    if not (request.store_folder / "crawl.sqlite").exists():
         return None
-    with open_store(Path(request.store), clips=request.clips_folder) as store:
+    with open_store(request.store_folder, clips=request.clips_folder) as store:
         if not all(store.is_listed(query.request) for query in request.queries()):
             return None
         crawl = Crawl(store, request.crawl())
@@ -142,7 +144,7 @@ def show_without_fetching(request: Request, *, show: Log) -> None:
         build = request.build(request.folder())
         show(f"{len(build.pending(request.again))} of {len(build.sources)} files would be prepared; nothing is fetched")
         return
-    with open_store(Path(request.store), clips=request.clips_folder) as store:
+    with open_store(request.store_folder, clips=request.clips_folder) as store:
         crawl = Crawl(store, request.crawl())
         build = list_candidates(request, crawl, log=show)
         crawl.queue(build.sources)
@@ -158,8 +160,8 @@ def show_without_fetching(request: Request, *, show: Log) -> None:
         show(f"{len(build.sources)} candidates, {done} done already, {len(to_fetch)} to fetch{by_words}")
         for line in estimate(to_fetch, store, request):
             show(line)
-        free = min(free_bytes(folder) for folder in (Path(request.store), request.out_folder))
-        show(f"free on disk: {free / 1e9:.1f} GB")
+        for line in room(store, request):
+            show(line)
 
 
 def estimate(to_fetch: Sequence[Source], store: Store, request: Request) -> list[str]:
@@ -185,3 +187,22 @@ def estimate(to_fetch: Sequence[Source], store: Store, request: Request) -> list
         f"about {room / 1e9:.2f} GB at most if all are kept: {kept_bytes / 1e6:.1f} MB a clip in the store, "
         f"{sample_bytes / 1e6:g} MB a sample, and as much again while a worker packs it",
     ]
+
+
+def room(store: Store, request: Request) -> Iterator[str]:
+    """Lines that say what is free on this machine's disks; what an object store takes, no disk needs to hold."""
+    if isinstance(store.clips_folder, Path) and isinstance(request.out_folder, Path):
+        free = min(map(free_bytes, (store.clips_folder, request.out_folder)))
+        yield f"free on disk: {free / 1e9:.1f} GB"
+        return
+    clip_bytes = round(store.bytes_a_clip() or CLIP_BYTES)
+    shard_bytes = request.samples_per_shard * SAMPLE_BYTES[request.frames]
+    at_once = []  # bytes of what a worker has in temporary files
+    for name, folder, largest in (("clips", store.clips_folder, clip_bytes), ("set", request.out_folder, shard_bytes)):
+        if isinstance(folder, Path):
+            yield f"of that, the {name}: on disk, where {free_bytes(folder) / 1e9:.1f} GB are free"
+        else:
+            yield f"of that, the {name}: in {folder}, of which this machine does not know what is free"
+            at_once.append(largest)
+    needed, free = request.num_workers * max(at_once), free_bytes(Path(tempfile.gettempdir()))
+    yield f"temporary files (TMPDIR) take up to {needed / 1e9:.2f} GB on disk, where {free / 1e9:.1f} GB are free"

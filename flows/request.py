@@ -23,14 +23,15 @@ from pipeline.fetch import CrawlSettings, License, is_creative_commons
 from pipeline.filters.judge import Filters, Mode
 from pipeline.filters.text import DEFAULT_RULES, read_rules
 from pipeline.filters.thresholds import Thresholds
+from pipeline.locations import Folder, absolute, folder_of, is_remote
 from pipeline.plan import SplitRule
 from pipeline.prepare import Recipe
 from pipeline.queries import Query, candidates_of, is_crawl, link_labels, read_queries
 from pipeline.schema import CODES, Frames, Modality
 from pipeline.sheet import MAX_QUALITY, QUALITY
 from pipeline.sources import Row, Source, list_sources
-from pipeline.storage import Folder, absolute, folder_of, is_remote
-from pipeline.store import Video
+from pipeline.spectrogram import Phase
+from pipeline.store import Video, standing_clips
 from pipeline.takedown import PURGED
 
 YesNo = Literal["yes", "no"]
@@ -54,6 +55,7 @@ class Request:
     workers: int | None
     runner: runners.Runner
     address: str | None
+    phase: Phase
     denoise: bool
     frames: Frames
     jpeg_quality: int | None
@@ -132,6 +134,8 @@ class Request:
             raise UserError(f"--jpeg-quality {self.jpeg_quality}: give 1 to {MAX_QUALITY}")
         if self.frames == "jpeg" and self.modality == "audio":
             raise UserError("--frames jpeg: a set of --modality audio has no frames; leave it out")
+        if self.phase != "projected" and self.modality == "video":
+            raise UserError(f"--phase {self.phase}: a set of --modality video has no sound; leave it out")
         if PURGED in self.again:
             raise UserError("--retry purged: what was taken down is not brought back")
         runners.check(self.runner, self.address)
@@ -182,15 +186,23 @@ class Request:
     def recipe(self) -> Recipe:
         """Settings that shape the stored arrays."""
         quality = (self.jpeg_quality or QUALITY) if self.frames == "jpeg" else None
-        return Recipe(modality=self.modality, denoise=self.denoise, frames=self.frames, jpeg_quality=quality)
+        return Recipe(
+            modality=self.modality,
+            phase=self.phase,
+            denoise=self.denoise,
+            frames=self.frames,
+            jpeg_quality=quality,
+        )
 
     @property
     def shared(self) -> list[Folder]:
         """What the machines of a cluster must all see: the build's own folder, and where the clips lie.
 
-        An object store has no empty folder, so that of fetched clips may not be there yet.
+        A store remembers where its first run put them. One on a disk has them in its own folder, by default. An object
+        store has no empty folder, so that of fetched clips may not be there yet.
         """
-        clips = (self.clips_folder or Path(self.store)) if self.is_crawl else self.source_folder
+        store = self.store_folder
+        clips = (standing_clips(store) or self.clips_folder or store) if self.is_crawl else self.source_folder
         seen = [clips] if isinstance(clips, Path) or not self.is_crawl else []
         return [absolute(self.out_folder) / WORK / "request.json", *map(absolute, seen)]
 
@@ -237,6 +249,13 @@ class Request:
     def out_folder(self) -> Folder:
         """Folder of the data set."""
         return folder_of(self.out, flag="--out")
+
+    @cached_property
+    def store_folder(self) -> Path:
+        """Folder of the crawl's record."""
+        folder = folder_of(self.store, flag="--store")
+        assert isinstance(folder, Path)  # an object store was refused
+        return folder
 
     @cached_property
     def clips_folder(self) -> Folder | None:
@@ -319,7 +338,7 @@ class Request:
             self.label_rows()
         else:
             _ = self.source_folder
-        _ = self.out_folder, self.clips_folder, self.excluded, self.filter_settings
+        _ = self.out_folder, self.store_folder, self.clips_folder, self.excluded, self.filter_settings
 
     def crawl(self) -> CrawlSettings:
         """How the crawl goes out, and how gently."""

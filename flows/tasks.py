@@ -13,15 +13,16 @@ from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 
 from flows.runners import Workers
-from pipeline.build import Build, Row, fail_alone, pack_shard, prepare_samples
+from pipeline.build import Build, Row
 from pipeline.errors import UserError
 from pipeline.filters.judge import Filters
-from pipeline.object_lock import require_held
+from pipeline.locations import Folder, absolute
+from pipeline.object_lock import lend, work_under
 from pipeline.prepare import Recipe
 from pipeline.schema import Manifest
 from pipeline.shards import commit_part
 from pipeline.sources import Source
-from pipeline.storage import Folder, absolute
+from pipeline.stages import fail_alone, pack_shard, prepare_samples
 from pipeline.workers import WorkerDiedError
 
 
@@ -61,12 +62,12 @@ def commit(folder: Folder, batch: Sequence[Source], rows: list[Row]) -> list[Row
 @task(name="pack-shard", cache_policy=NO_CACHE)
 def pack_in_worker(workers: Workers, folder: Folder, name: str, labels: list[str] | None, recipe_hash: str) -> None:
     """Write one shard and its commit record in a worker, another one if that dies."""
-    require_held(folder / name)  # a worker has no lock that it could know to be lost
+    packing = (lend(folder / name), pack_shard, folder, name, labels, recipe_hash)
     try:
-        workers.run(pack_shard, folder, name, labels, recipe_hash)
+        workers.run(work_under, *packing)
     except WorkerDiedError:
         try:
-            workers.run_alone(pack_shard, folder, name, labels, recipe_hash)
+            workers.run_alone(work_under, *packing)
         except WorkerDiedError as error:
             raise UserError(f"{name} could not be packed: {error}; the same command tries again") from error
 

@@ -1,9 +1,11 @@
 """One build of a data set, step by step: what is left to prepare, the plan, the shards, the index.
 
     build = Build.request(...)      what is wanted; begin() checks it against what stands there
-    build.batches(workers)          candidates not prepared yet, cut into batches     -> prepare_batch, in any process
+    build.batches(build.pending(), num_workers)
+                                    candidates not prepared yet, in batches: stages.prepare_samples in any process,
+                                    then shards.commit_part in this one
     build.make_plan()               once all are prepared; written down before the first shard
-    build.shards_to_pack()          -> build.pack(shard), in any order
+    build.shards_to_pack()          names: stages.pack_shard in any process, in any order
     build.finish()                  index.parquet, dataset.json, README.md; the parts go
 
 Killed anywhere and run again, it goes on where it was and ends in the same bytes.
@@ -11,41 +13,36 @@ Killed anywhere and run again, it goes on where it was and ends in the same byte
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import traceback
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import pyarrow.compute as pc
-
-from pipeline import dataset, journal, shards
-from pipeline.errors import DISK_ERRNOS, UserError
+from pipeline import dataset, journal, leftovers, shards
+from pipeline.errors import UserError
 from pipeline.exclude import Excluded
 from pipeline.filters.duplicates import Progress
 from pipeline.filters.judge import OFF, Filters
 from pipeline.fingerprint import KINDS
+from pipeline.locations import Folder
 from pipeline.plan import SplitRule
 from pipeline.planning import write_plan
-from pipeline.prepare import Recipe, prepare, versions
-from pipeline.schema import EMOTIONS, INDEX, Manifest, Rejected
+from pipeline.prepare import Recipe, versions
+from pipeline.schema import EMOTIONS, INDEX, Manifest
 from pipeline.sources import Source
-from pipeline.storage import Folder, files_in, local_copy, publish_text, remove, storage_errors
+from pipeline.stages import rows_of_plan
+from pipeline.storage import files_in, publish_text, remove
 from pipeline.takedown import PURGED, TakenDown
 
 Row = dict[str, Any]
+Item = TypeVar("Item")
 
 NOTHING = Excluded()
 
 KNOWN = ["source_id", "link", "source_group", "status", "code", "detail", "sha256"]
 """Columns of the index that tell what was dealt with, and how."""
-
-PLAN = "plan.parquet"
 
 MAX_BATCH = 16  # candidates: about 80 MB a part, 10 s of work
 
@@ -170,15 +167,19 @@ class Build:
                 f"{held[0]['key']}; build another --out"
             )
 
-    def begin(self) -> None:
-        """Write the request down, so that a build that is stopped goes on as it began; clear what a killed one left."""
+    def begin(self) -> list[str]:
+        """Write the request down, so that a build that is stopped goes on as it began; clear what a killed one left.
+
+        Returns
+        -------
+        list of str
+            Lines for the log: what an earlier run left that cannot be carried out, and so is done again.
+        """
         journal.finish_interrupted(self.out)
         self.check_against_earlier()
-        remove([*files_in(self.out, ".*.tmp", ".*.purge"), *files_in(self.work, ".*.tmp")])
-        whole = {part.stem for part in self.parts()}
-        samples = files_in(self.work, "part-*-*.tar")
-        remove(sample for sample in samples if sample.stem.rpartition("-")[0] not in whole)  # of a part cut short
+        told = leftovers.clear(self.out)
         publish_text(self._request_file, json.dumps(self._request(), indent=2) + "\n")
+        return told
 
     @property
     def _request_file(self) -> Folder:
@@ -228,10 +229,18 @@ class Build:
         return shards.read_manifest(self.out)
 
     @staticmethod
-    def batches(pending: list[Source], num_workers: int) -> list[list[Source]]:
-        """Cut what is pending into batches, small enough to keep all workers busy to the end."""
-        size = max(1, min(MAX_BATCH, len(pending) // (4 * num_workers)))
-        return [pending[i : i + size] for i in range(0, len(pending), size)]
+    def batches(pending: Sequence[Item], num_workers: int) -> list[Sequence[Item]]:
+        """Cut what is pending into batches, smaller ones towards the end, so that no worker waits long for another.
+
+        Guided self-scheduling (Polychronopoulos & Kuck 1987): each takes a share of what is left.
+        """
+        batches: list[Sequence[Item]] = []
+        begin = 0
+        while begin < len(pending):
+            size = max(1, min(MAX_BATCH, (len(pending) - begin) // (2 * num_workers)))
+            batches.append(pending[begin : begin + size])
+            begin += size
+        return batches
 
     def parts(self) -> list[Folder]:
         """Tables of all whole parts."""
@@ -240,7 +249,7 @@ class Build:
     def plan_rows(self, columns: Sequence[str] | None = None, *, shard: str | None = None) -> Iterator[Row]:
         """Rows of the pending plan, or those of one shard; none where there is none."""
         if self.plan_file.exists():
-            yield from _rows_of_plan(self.plan_file, columns, shard=shard)
+            yield from rows_of_plan(self.plan_file, columns, shard=shard)
 
     def _left_out(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """Rows of what finished builds did not keep, but for what a pending plan names: it may stand there already."""
@@ -256,7 +265,7 @@ class Build:
     @property
     def plan_file(self) -> Folder:
         """Every candidate of this build and where it goes; while it exists, the build is not finished."""
-        return self.work / PLAN
+        return self.work / dataset.PLAN
 
     def make_plan(self, progress: Progress = lambda done, total: None) -> None:
         """Place what was prepared; ``progress`` is told how many clips are compared to the others, of how many.
@@ -276,6 +285,7 @@ class Build:
                 excluded=self.excluded,
                 progress=progress,
             )
+            leftovers.drop_stale_records(self.out)
 
     # --- pack ----------------------------------------------------------------------------------------------------
 
@@ -285,14 +295,21 @@ class Build:
         packed = {tar.name for tar in shards.committed_shards(self.out)}
         return sorted(planned - packed)
 
-    def pack(self, name: str) -> None:
-        """Write one shard and its commit record."""
-        pack_shard(self.out, name, self.settings.labels, self.recipe.hash)
-
     # --- finish --------------------------------------------------------------------------------------------------
 
     def finish(self) -> Manifest:
-        """Derive index, ``dataset.json`` and card from the commit records and the plan, then drop plan and parts."""
+        """Derive index, ``dataset.json`` and card from the commit records and the plan, then drop plan and parts.
+
+        Raises
+        ------
+        UserError
+            If a planned shard does not stand: the plan stays, and its samples.
+        """
+        if missing := self.shards_to_pack():
+            raise UserError(
+                f"{self.out}: {missing[0]} is planned and not there ({len(missing)} such); "
+                "nothing was published; the same command packs it"
+            )
         planned = (row for row in self.plan_rows(INDEX.names) if row["status"] != "kept")
         manifest = dataset.publish(
             self.out,
@@ -307,85 +324,6 @@ class Build:
         remove(files_in(self.work, "part-*"))
         remove([self.plan_file])
         return manifest
-
-
-def prepare_batch(
-    folder: Folder, sources: Sequence[Source], recipe: Recipe, seed: int, filters: Filters = OFF
-) -> list[Row]:
-    """Prepare a batch into one part."""
-    rows = prepare_samples(folder, sources, recipe, seed, filters)
-    shards.commit_part(folder, sources, rows)
-    return rows
-
-
-def prepare_samples(
-    folder: Folder, sources: Sequence[Source], recipe: Recipe, seed: int, filters: Filters = OFF
-) -> list[Row]:
-    """Prepare a batch but for its commit; our own errors become ``failed(internal)`` rows, the traceback in detail.
-
-    Where a worker may outlive the flow that sent it, the flow commits: what is late is no part then.
-    """
-
-    def candidates() -> Iterator[shards.Prepared]:
-        for source in sources:
-            try:
-                with at_hand(source) as here:
-                    outcome = prepare(here, recipe=recipe, seed=seed, filters=filters)
-                yield shards.prepared(source, outcome, jpeg_quality=recipe.jpeg_quality)
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
-                    raise
-                yield shards.prepared(source, failed(source, traceback.format_exc()))
-
-    return shards.write_samples(folder, sources, candidates())
-
-
-def pack_shard(folder: Folder, name: str, labels: Sequence[str] | None, recipe_hash: str) -> None:
-    """Write one planned shard and its record, unless it stands: a cluster may run a task twice, or both at once."""
-    record, work = shards.record_of(folder / name), folder / dataset.WORK
-    if not record.exists():
-        rows = list(_rows_of_plan(work / PLAN, shard=name))
-        try:
-            shards.pack_shard(folder, rows, parts=work, labels=labels, recipe_hash=recipe_hash)
-        except FileNotFoundError:
-            if not record.exists():  # or the other one was faster, and has removed what it packed
-                raise
-
-
-@contextmanager
-def at_hand(source: Source) -> Iterator[Source]:
-    """A candidate whose file lies on this machine's disk, for as long as it is prepared.
-
-    A store that cannot be reached is a failure, so that the next run tries again.
-    """
-    if source.path is None or isinstance(source.path, Path) or source.problem is not None:
-        yield source
-        return
-    with contextlib.ExitStack() as stack:
-        try:
-            here = replace(source, path=stack.enter_context(local_copy(source.path)))
-        except storage_errors() as error:
-            if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
-                raise
-            here = replace(source, problem=("network", f"its store gave no file: {error}"))
-        yield here
-
-
-def fail_alone(folder: Folder, source: Source, detail: str) -> list[Row]:
-    """Write the part of a candidate that could not be prepared at all."""
-    return shards.write_part(folder, [source], [shards.prepared(source, failed(source, detail))])
-
-
-def failed(source: Source, detail: str) -> Rejected:
-    """Outcome of a candidate on which our own code broke."""
-    known = {"source_id": source.source_id, "link": source.link, "title": source.title}
-    return Rejected(code="internal", detail=detail, meta=known)
-
-
-def _rows_of_plan(plan: Folder, columns: Sequence[str] | None = None, *, shard: str | None = None) -> Iterator[Row]:
-    only = None if shard is None else pc.field("shard") == shard
-    for table in shards.read_tables(plan, columns, only=only):
-        yield from table.to_pylist()
 
 
 def _differing(was: Any, now: Any) -> tuple[Any, Any]:

@@ -112,6 +112,11 @@ class Session:
         self._headers: dict[str, str] = {}
         self._page: tuple[str, Modality, dict[str, Any]] | None = None  # the last one read
 
+    def close(self) -> None:
+        """End its proxy and its connections."""
+        self._proxy.__exit__(None, None, None)
+        self._ydl.close()
+
     # --- listings ------------------------------------------------------------------------------------------------
 
     def identify(self, links: Sequence[str]) -> list[tuple[str, bool]]:

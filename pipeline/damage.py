@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 from pipeline.errors import UserError
+from pipeline.locations import Folder
 from pipeline.schema import SchemaError
-from pipeline.storage import Folder
 
 DAMAGE = (
     pa.ArrowException,

@@ -11,13 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import shards
+from pipeline.locations import Folder
 from pipeline.schema import INDEX, MEMBERS, Manifest
-from pipeline.storage import Folder, publish_text, readable
+from pipeline.storage import publish_text, readable
 from pipeline.takedown import PURGED, bare
 
 Row = dict[str, Any]
 
 WORK = ".build"  # folder in a set's own, of what a build or purge needs until it is finished
+PLAN = "plan.parquet"  # in that folder: where each candidate of the build goes
 
 MOMENTS = [f"{moment}_{name}" for name in MEMBERS for moment in ("mean", "meansq")]
 

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 from pipeline.fingerprint import KINDS, from_bytes
+from pipeline.locations import Folder, name_of
 from pipeline.matching import FingerprintIndex
 from pipeline.media import MEDIA_SUFFIXES
 from pipeline.sources import Source
-from pipeline.storage import Folder, name_of, readable
+from pipeline.storage import readable
 
 _ELEVEN = re.compile(r"[A-Za-z0-9_-]{11}")  # a YouTube id
 _HOSTS = (".youtube.com", ".youtu.be", ".youtube-nocookie.com")

@@ -200,9 +200,7 @@ class Crawl:
 
     def drop_files(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Remove the fetched clips that these index rows were made of."""
-        for row in rows:
-            if row["source_id"] in self._keys and row["sha256"]:
-                self._store.drop_file(row["sha256"])
+        self._store.drop_files(row["sha256"] for row in rows if row["source_id"] in self._keys and row["sha256"])
 
     # --- fetch ---------------------------------------------------------------------------------------------------
 

@@ -20,18 +20,9 @@ import pyarrow.parquet as pq
 
 from pipeline import dataset, shards
 from pipeline.errors import UserError
+from pipeline.locations import Folder
 from pipeline.schema import INDEX
-from pipeline.storage import (
-    Folder,
-    files_in,
-    local_copy,
-    publish_text,
-    publishing,
-    readable,
-    remove,
-    replace,
-    sync_folder,
-)
+from pipeline.storage import files_in, local_copy, publish_text, publishing, readable, remove, replace, sync_folder
 from pipeline.takedown import PURGED, without_keys
 from pipeline.tars import Hashed, copy_samples, read_samples
 

@@ -1,4 +1,4 @@
-"""The only caller of ffmpeg: what a file holds, and one clip of it decoded in one pass.
+"""What a file holds, and one clip of it decoded in one pass; ffmpeg is called here, in ``windows`` and ``playable``.
 
 Media are untrusted. ffmpeg and PyAV get a whitelist of containers beside one of protocols (with protocols alone, a
 playlist named .mp4 decodes another local file), ``file:`` before the path, a limit on pixels and one on time.
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -40,7 +41,7 @@ TAIL_S = 1.0  # for which the last frame is held, so that it is there at the nex
 MAX_AMPLITUDE = 1000.0  # full scale is 1; float files go beyond, but not so far
 DAMAGE_S = 1.5  # a file that yields so much less than it promises is damaged
 
-_GUARDS = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+GUARDS = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
 _REMOTE_GUARDS = {"protocol_whitelist": "http,tcp,crypto", "format_whitelist": f"{CONTAINERS},hls"}
 REMOTE_GUARDS = tuple(word for name, value in _REMOTE_GUARDS.items() for word in (f"-{name}", value))
 """Words for an ffmpeg that reads from the crawl's proxy."""
@@ -65,6 +66,11 @@ class Probe:
     height_px: int | None
     aspect: float | None
     """Width over height as it is shown; pixels need not be square. A phone's rotation is not told by the container."""
+    container: str
+    """ffmpeg's name of the demuxer, such as ``matroska,webm``."""
+    video_codec: str | None
+    audio_codec: str | None
+    pixel_format: str | None
 
     def duration_s(self, modality: Modality) -> float:
         """Seconds for which all that the modality needs is there; 0 where the file does not say."""
@@ -106,8 +112,20 @@ def ffmpeg_exe() -> str:
 @functools.cache
 def ffmpeg_version() -> str:
     """First words of ``ffmpeg -version``, such as ``5.1.9-0+deb12u1``."""
-    text = subprocess.run([ffmpeg_exe(), "-version"], capture_output=True, text=True, check=True).stdout
-    return text.split()[2]
+    return _version_of(ffmpeg_exe())
+
+
+@functools.cache
+def chromaprint_version() -> str:
+    """The same of the ffmpeg that takes fingerprints of sound, or ``none``."""
+    try:
+        return _version_of(_chromaprint_exe())
+    except UserError:
+        return "none"
+
+
+def _version_of(exe: str) -> str:
+    return subprocess.run([exe, "-version"], capture_output=True, text=True, check=True).stdout.split()[2]
 
 
 @functools.cache
@@ -153,7 +171,7 @@ def chromaprint(sound: np.ndarray, rate_hz: int) -> bytes:
     """
     source = ffmpeg.input("pipe:0", format="f32le", ar=rate_hz, ac=1, threads=1)
     words = source.output("pipe:1", **_CHROMAPRINT).global_args("-nostdin", "-hide_banner", "-loglevel", "error")
-    # In a group of its own, as in _run: Ctrl-C is for the flow to answer.
+    # In a group of its own, as in run: Ctrl-C is for the flow to answer.
     done = subprocess.run(
         words.compile(cmd=_chromaprint_exe()),
         input=sound.astype("<f4").tobytes(),
@@ -173,7 +191,7 @@ def probe(path: Path) -> Probe:
     RejectedError
         ``undecodable`` if no known container opens it, ``too-large`` beyond the limit on pixels.
     """
-    return _probe(f"file:{path}", _GUARDS)
+    return _probe(f"file:{path}", GUARDS)
 
 
 def probe_remote(url: str, *, proxy: str) -> float:
@@ -197,17 +215,23 @@ def _probe(name: str, options: dict[str, str]) -> Probe:
             video = pictures[0] if pictures else None
             audio = container.streams.audio[0] if container.streams.audio else None
             rate = (video.average_rate or video.guessed_rate) if video else None
+            start_s = (container.start_time or 0) / av.time_base
+            before_s = start_s if "matroska" in container.format.name else 0.0  # which tells ends for lengths
             found = Probe(
-                start_s=(container.start_time or 0) / av.time_base,
-                container_s=container.duration / av.time_base if container.duration else None,
-                video_s=_stream_s(video),
-                audio_s=_stream_s(audio),
+                start_s=start_s,
+                container_s=container.duration / av.time_base - before_s if container.duration else None,
+                video_s=_stream_s(video, before_s),
+                audio_s=_stream_s(audio, before_s),
                 video_stream=video.index if video else None,
                 audio_stream=audio.index if audio else None,
                 fps=float(rate) if rate else None,
                 width_px=video.width if video else None,
                 height_px=video.height if video else None,
                 aspect=_aspect(video),
+                container=container.format.name,
+                video_codec=_codec(video),
+                audio_codec=_codec(audio),
+                pixel_format=video.pix_fmt if video else None,
             )
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -215,6 +239,20 @@ def _probe(name: str, options: dict[str, str]) -> Probe:
     if (found.width_px or 0) * (found.height_px or 0) > MAX_PIXELS:
         raise RejectedError("too-large", f"{found.width_px} x {found.height_px} pixels a frame, {MAX_PIXELS} at most")
     return found
+
+
+def lasts_longer(path: Path, most_s: float) -> bool:
+    """Tell by its packets whether a file's sound or picture goes on for longer: for one whose head does not say.
+
+    A file that is damaged counts as far as it can be read.
+    """
+    try:
+        with av.open(f"file:{path}", options=GUARDS, metadata_errors="replace") as container:
+            end_s = most_s + (container.start_time or 0) / av.time_base
+            packets = container.demux(*container.streams.video, *container.streams.audio)
+            return any(packet.pts is not None and packet.pts * packet.time_base > end_s for packet in packets)
+    except (av.FFmpegError, ValueError):
+        return False
 
 
 def require_streams(found: Probe, modality: Modality) -> None:
@@ -232,14 +270,20 @@ def _aspect(video: av.VideoStream | None) -> float | None:
     return float(video.display_aspect_ratio or video.width / video.height)
 
 
-def _stream_s(stream: av.stream.Stream | None) -> float | None:
+def _codec(stream: av.stream.Stream | None) -> str | None:
+    """Name of a codec, not of what decodes it here; None where this ffmpeg knows none."""
+    context = stream.codec_context if stream else None
+    return str(context.codec.canonical_name) if context else None
+
+
+def _stream_s(stream: av.stream.Stream | None, before_s: float) -> float | None:
     if stream is None:
         return None
     if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
+        return float(stream.duration * stream.time_base) - before_s
     if told := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", "")):  # Matroska's tag
         hours, minutes, seconds = map(float, told.groups())
-        return 3600 * hours + 60 * minutes + seconds
+        return 3600 * hours + 60 * minutes + seconds - before_s
     return None
 
 
@@ -269,7 +313,7 @@ def decode_clip(
     """
     require_streams(found, modality)
     lead_s = _lead_s(path, span.start_s, found.video_stream if modality != "audio" else None)
-    options = {"threads": 1, "max_pixels": MAX_PIXELS, **_GUARDS}
+    options = {"threads": 1, "max_pixels": MAX_PIXELS, **GUARDS}
     if lead_s < span.start_s:
         # Not "accurate": that would drop the frame on show at the point sought, if it began before.
         options |= {"ss": f"{span.start_s - lead_s:.3f}", "noaccurate_seek": None}
@@ -295,7 +339,7 @@ def decode_clip(
         command = ffmpeg.merge_outputs(*outputs).global_args(
             "-nostdin", "-hide_banner", "-loglevel", "error", "-filter_complex_threads", "1"
         )
-        _run(command.compile(cmd=ffmpeg_exe()))
+        run(command.compile(cmd=ffmpeg_exe()), timeout_s=DECODE_TIMEOUT_S)
         return Clip(
             frames_THWC=_read_frames(frames_file, (FRAME_SIZE_PX, FRAME_SIZE_PX, 3)),
             audio=_read_audio(audio_file),
@@ -314,7 +358,7 @@ def _lead_s(path: Path, start_s: float, video_stream: int | None) -> float:
             break
         if video_stream is None:
             return lead_s
-        with av.open(f"file:{path}", options=_GUARDS, metadata_errors="replace") as container:
+        with av.open(f"file:{path}", options=GUARDS, metadata_errors="replace") as container:
             origin_s = (container.start_time or 0) / av.time_base
             stream = container.streams[video_stream]
             container.seek(int((start_s - lead_s + origin_s) * av.time_base))
@@ -349,7 +393,7 @@ def within(span: ClipSpan, section: Probe) -> ClipSpan:
 
 
 def verify_section(path: Path, span: ClipSpan, *, duration_s: float, modality: Modality) -> None:
-    """Decode a fetched section for a test; ``duration_s`` is that of the whole video.
+    """Decode the last 30 s of a fetched section for a test; ``duration_s`` is that of the whole video.
 
     Raises
     ------
@@ -357,6 +401,8 @@ def verify_section(path: Path, span: ClipSpan, *, duration_s: float, modality: M
         If it could not become a sample.
     """
     found = probe(path)
+    before_s = max(0.0, round(min(span.length_s, duration_s - span.start_s) - CLIP_S, 3))
+    span = ClipSpan(start_s=span.start_s + before_s, length_s=span.length_s - before_s)
     clip = decode_clip(path, within(span, found), found, modality=modality, with_small=False, with_print=False)
     valid_s(clip, promised_s=min(duration_s - span.start_s, span.length_s), fps=found.fps)
 
@@ -373,16 +419,27 @@ def decoded_s(clip: Clip) -> float:
     return max(0.0, min(lengths_s))
 
 
-def _frames_output(video: ffmpeg.nodes.Stream, lead_s: float, target: Path) -> ffmpeg.nodes.Stream:
-    return (
-        video.filter("tpad", stop_mode="clone", stop_duration=TAIL_S)
-        .filter("fps", fps=f"{NUM_FRAMES}/{CLIP_S}", round="up", start_time=f"{lead_s:.3f}")
+def frames_at(
+    video: ffmpeg.nodes.Stream, *, rate: Fraction, start_s: float = 0.0, num_frames: int | None = None
+) -> ffmpeg.nodes.Stream:
+    """Take the frame on show at each point of a grid, at most so many, scaled as samples have them."""
+    held = video.filter("tpad", stop_mode="clone", stop_duration=TAIL_S)
+    chosen = held.filter("fps", fps=str(rate), round="up", start_time=f"{start_s:.3f}")
+    if num_frames is not None:
         # A filter that ends, not a limit on frames written: ffmpeg reads on until every filter has ended.
-        .filter("trim", end_frame=NUM_FRAMES)
-        .filter("scale", FRAME_SIZE_PX, FRAME_SIZE_PX, flags=SCALE_FLAGS)
-        .filter("format", "rgb24")
-        .output(str(target), format="rawvideo", fps_mode="passthrough")
-    )
+        chosen = chosen.filter("trim", end_frame=num_frames)
+    return chosen.filter("scale", FRAME_SIZE_PX, FRAME_SIZE_PX, flags=SCALE_FLAGS).filter("format", "rgb24")
+
+
+def mono_at_base_rate(audio: ffmpeg.nodes.Stream) -> ffmpeg.nodes.Stream:
+    """Mix a sound to mono at 32 kHz, on the file's timeline: gaps in it become silence."""
+    resampled = audio.filter("aresample", _AUDIO_RATE_HZ, **{"async": 1, "first_pts": 0})
+    return resampled.filter("aformat", sample_fmts="flt", channel_layouts="mono")
+
+
+def _frames_output(video: ffmpeg.nodes.Stream, lead_s: float, target: Path) -> ffmpeg.nodes.Stream:
+    frames = frames_at(video, rate=Fraction(NUM_FRAMES, CLIP_S), start_s=lead_s, num_frames=NUM_FRAMES)
+    return frames.output(str(target), format="rawvideo", fps_mode="passthrough")
 
 
 def _small_output(video: ffmpeg.nodes.Stream, lead_s: float, target: Path) -> ffmpeg.nodes.Stream:
@@ -397,19 +454,25 @@ def _small_output(video: ffmpeg.nodes.Stream, lead_s: float, target: Path) -> ff
 
 def _sound(audio: ffmpeg.nodes.Stream, lead_s: float, length_s: float) -> ffmpeg.nodes.Stream:
     first = round(lead_s * _AUDIO_RATE_HZ)
-    return (
-        audio.filter("aresample", _AUDIO_RATE_HZ, **{"async": 1, "first_pts": 0})
-        .filter("aformat", sample_fmts="flt", channel_layouts="mono")
-        .filter("atrim", start_sample=first, end_sample=first + round(length_s * _AUDIO_RATE_HZ))
-    )
+    last = first + round(length_s * _AUDIO_RATE_HZ)
+    return mono_at_base_rate(audio).filter("atrim", start_sample=first, end_sample=last)
 
 
-def _run(command: list[str]) -> None:
+def run(command: list[str], *, timeout_s: float) -> None:
+    """Run an ffmpeg that writes files.
+
+    Raises
+    ------
+    RejectedError
+        ``undecodable`` with the last thing it said, or ``timeout``.
+    OSError
+        If the disk is full.
+    """
     try:
         # In a group of its own: Ctrl-C is for the flow to answer, and must not make a good clip look damaged.
-        done = subprocess.run(command, capture_output=True, timeout=DECODE_TIMEOUT_S, check=False, process_group=0)
+        done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False, process_group=0)
     except subprocess.TimeoutExpired as error:
-        raise RejectedError("timeout", f"decoding took more than {DECODE_TIMEOUT_S:g} s") from error
+        raise RejectedError("timeout", f"decoding took more than {timeout_s:g} s") from error
     if done.returncode < 0:
         raise RuntimeError(f"ffmpeg was stopped by signal {-done.returncode}")
     raise_if_disk_full(done.stderr.decode(errors="replace"))  # it may still say 0
@@ -427,7 +490,17 @@ def _read_frames(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 def _read_audio(file: Path) -> np.ndarray | None:
     if not file.exists():
         return None
-    audio = np.fromfile(file, np.float32)
+    return plausible(np.fromfile(file, np.float32))
+
+
+def plausible(audio: np.ndarray) -> np.ndarray:
+    """Return a sound as it is, unless it cannot be one.
+
+    Raises
+    ------
+    RejectedError
+        ``undecodable``.
+    """
     if not (np.abs(audio) < MAX_AMPLITUDE).all():
         raise RejectedError("undecodable", "its sound is no number, or louder than any sound")
     return audio

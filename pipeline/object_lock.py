@@ -2,7 +2,7 @@
 
 A disk's lock goes with its process. An object stays, so it says who made it and when that was last renewed: one of a
 process of this machine that is gone, and one that was not renewed for some minutes, is taken over. Whoever could not
-renew his own in that time must take it for lost, and writes no more.
+renew his own in that time must take it for lost, and writes no more; nor do workers that write for him.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from upath import UPath
 
@@ -27,7 +29,20 @@ RENEWED_EVERY_S = 30.0
 STALE_AFTER_S = 300.0  # much more than clocks of two machines differ
 LOST_AFTER_S = 200.0  # stops writing well before another may take over
 
+Result = TypeVar("Result")
+
 _held: dict[str, _Lock] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lent:
+    """What another process needs to know of a lock that it writes under."""
+
+    file: UPath
+    token: str
+
+
+_lent: ContextVar[Lent | None] = ContextVar("_lent", default=None)  # a worker may have several threads
 
 
 class _Lock:
@@ -103,18 +118,47 @@ def is_held(file: UPath) -> bool:
 
 
 def require_held(target: Path | UPath) -> None:
-    """Refuse to write where this process had a lock and lost it.
+    """Refuse to write where this process, or the one that it works for, had a lock and lost it.
 
     Raises
     ------
     UserError
         If it did.
     """
-    for lock in list(_held.values()):
-        if lock.is_lost and str(target).startswith(f"{lock.file.parent.parent}/"):
-            raise UserError(
-                f"{lock.file} could not be renewed and may be another process's; run the same command again"
-            )
+    lost = [lock.file for lock in list(_held.values()) if _guards(lock.file, target) and lock.is_lost]
+    lent = _lent.get()
+    if lent is not None and _guards(lent.file, target) and not _is_still(lent):
+        lost.append(lent.file)
+    if lost:
+        raise UserError(f"{lost[0]} could not be renewed and may be another process's; run the same command again")
+
+
+def lend(target: Path | UPath) -> Lent | None:
+    """What a worker must know of this process's lock in order to write a file; none where it has none."""
+    held = (lock for lock in list(_held.values()) if _guards(lock.file, target))
+    return next((Lent(file=lock.file, token=lock.token) for lock in held), None)
+
+
+def work_under(lent: Lent | None, function: Callable[..., Result], *args: Any) -> Result:
+    """Call a function, in a worker, that writes only as long as the lock is held by who lent it."""
+    before = _lent.set(lent)
+    try:
+        return function(*args)
+    finally:
+        _lent.reset(before)
+
+
+def _guards(lock: UPath, target: Path | UPath) -> bool:
+    """Tell whether a file is under a lock: the lock of SET/.build is that of all in SET, be that a whole bucket."""
+    return str(target).startswith(f"{str(lock.parent.parent).rstrip('/')}/")
+
+
+def _is_still(lent: Lent) -> bool:
+    """Look whether who lent a lock has it, and renewed it not long ago."""
+    told = _read(lent.file)
+    renewed = told.get("renewed")
+    recent = isinstance(renewed, float) and time.time() - renewed <= LOST_AFTER_S
+    return recent and told.get("token") == lent.token
 
 
 def _make(lock: _Lock) -> bool:

@@ -22,9 +22,9 @@ from pipeline.filters import duplicates
 from pipeline.filters.duplicates import Duplicate, Progress
 from pipeline.filters.judge import Mode
 from pipeline.fingerprint import KINDS
+from pipeline.locations import Folder
 from pipeline.plan import Candidate, SplitRule, plan
 from pipeline.sources import source_group
-from pipeline.storage import Folder
 
 Row = dict[str, Any]
 

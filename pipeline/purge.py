@@ -30,8 +30,10 @@ from pipeline.command import exit_code
 from pipeline.damage import reading
 from pipeline.errors import DISK_ERRNOS, UserError
 from pipeline.journal import Purge
+from pipeline.locations import Folder, folder_of
+from pipeline.locking import single_writer
 from pipeline.schema import Manifest
-from pipeline.storage import Folder, files_in, folder_of, free_bytes, opened, single_writer
+from pipeline.storage import files_in, free_bytes, opened, remove
 from pipeline.store import Store, open_store
 from pipeline.takedown import PURGED, Named, named_keys
 from pipeline.tars import Hashed, TarError, read_samples
@@ -76,6 +78,8 @@ def purge(
         if journal.finish_interrupted(folder):
             print("a purge was stopped before its end; it is finished now", file=sys.stderr)
         _refuse_unfinished(folder)
+        if not dry_run:  # samples of a part that never came to be: no build needs them, and they may be of what goes
+            remove(files_in(folder / dataset.WORK, "part-*", ".part-*.tmp"))
         with reading(folder):
             rows = [*dataset.kept_rows(folder, NAMED_BY), *dataset.left_out_rows(folder, NAMED_BY)]
         with _opened(store, rows) as crawl_store:
@@ -130,7 +134,7 @@ def _manifest(folder: Folder) -> Manifest:
 
 def _refuse_unfinished(folder: Folder) -> None:
     work = folder / dataset.WORK
-    if files_in(work, "part-*", "plan.parquet"):
+    if files_in(work, "part-*.parquet", dataset.PLAN):
         raise UserError(f"a build of {folder} was stopped before its end; run the same build again first")
 
 
@@ -183,10 +187,13 @@ def _settled(folder: Folder, rows: Sequence[Row], named: Named, *, reason: str |
     emptied = {name for name, held in touched.items() if all(row["key"] in keys for row in held)}
     rewritten = sorted(touched.keys() - emptied)
     needed = max((folder.joinpath(name).stat().st_size for name in rewritten), default=0)
+    if not isinstance(folder, Path):  # the old one's copy and the new one are both in the folder for temporary files
+        needed *= 2
     needed += 2 * (folder / "index.parquet").stat().st_size + SPARE_BYTES
     if going and (free := free_bytes(folder)) < needed:
+        where = folder if isinstance(folder, Path) else "the folder for temporary files (TMPDIR)"
         raise UserError(
-            f"{folder} has {free / 1e6:.0f} MB of room, a purge needs {needed / 1e6:.0f}; nothing was changed"
+            f"{where} has {free / 1e6:.0f} MB of room, a purge needs {needed / 1e6:.0f}; nothing was changed"
         )
     return Purge(
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

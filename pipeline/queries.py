@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
+from pipeline.locations import is_remote, spelled_out
 from pipeline.sources import Row, Source, clips_of, label_rows, read_table
-from pipeline.storage import is_remote
 from pipeline.store import Video
 from pipeline.text import clean_text
 
@@ -37,7 +37,7 @@ def is_crawl(source: Sequence[str]) -> bool:
 
 
 def _is_folder(word: str) -> bool:
-    return is_remote(word) or Path(word).is_dir()
+    return is_remote(word) or Path(spelled_out(word, flag="--source")).is_dir()
 
 
 def read_queries(source: Sequence[str], *, search_prefix: str, per_search: int) -> list[Query]:
@@ -61,7 +61,7 @@ def read_queries(source: Sequence[str], *, search_prefix: str, per_search: int) 
             raise UserError(f"--source {word} holds a search without a key; write search:KEY")
         return Query(request=f"{search_prefix}{per_search}:{key}", is_search=True)
 
-    for word in source:
+    for word in (spelled_out(word, flag="--source") for word in source):
         file = Path(word)
         if _is_folder(word):
             raise UserError(f"--source {word} is a folder; a folder stands alone, without searches and links")

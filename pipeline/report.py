@@ -29,6 +29,7 @@ from pipeline.card import command, dataset_card, dataset_title
 from pipeline.command import exit_code
 from pipeline.damage import reading
 from pipeline.errors import UserError
+from pipeline.locations import Folder, folder_of
 from pipeline.page import clips
 from pipeline.page.balance import balance
 from pipeline.page.cards import kept_cards, rejected_cards, shown_clips
@@ -38,7 +39,7 @@ from pipeline.page.index import Index, tally
 from pipeline.page.outcome import outcome
 from pipeline.page.scores import QUANTILES, histograms, mode_of, rule_counts, thresholds_of
 from pipeline.schema import CLIP_S, MEMBERS, SAMPLE_RATES_HZ, Manifest
-from pipeline.storage import Folder, folder_of, opened, publish_text, readable, remove
+from pipeline.storage import opened, publish_text, readable, remove
 
 TEMPLATES = Path(__file__).with_name("page")
 

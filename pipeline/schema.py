@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -202,7 +203,7 @@ def encode(sample: Sample, *, jpeg_quality: int | None = None) -> dict[str, Any]
         raise SchemaError(f"sample key {sample.key!r} is not <slug>_<8 hex>_<8 digits>")
     record: dict[str, Any] = {"__key__": sample.key}
     for name, array in sample.arrays.items():
-        _check_array(sample.key, name, array)
+        _check_form(sample.key, name, array.dtype, array.shape)
         if not np.isfinite(array).all():
             raise SchemaError(f"sample {sample.key}: {name} holds numbers that are not finite")
         if name == "frames" and jpeg_quality is not None:
@@ -227,7 +228,8 @@ def decode(record: Mapping[str, Any], members: Collection[str] | None = None) ->
     record
         ``__key__`` and bytes by extension, as ``webdataset`` groups them.
     members
-        Names of the arrays wanted; all that are present by default.
+        Names of the arrays wanted; all that are present by default. Those of ``.npy`` are the bytes given, so they
+        cannot be written to.
 
     Raises
     ------
@@ -255,21 +257,35 @@ def _read_array(key: str, name: str, record: Mapping[str, Any]) -> np.ndarray:
     try:
         if files == [SHEET]:
             return decode_sheet(record[SHEET], MEMBERS[name].shape)
-        array = np.lib.format.read_array(io.BytesIO(record[files[0]]), allow_pickle=False)
+        return _array_within(key, name, record[files[0]])
+    except SchemaError:
+        raise
     except ValueError as error:
         raise SchemaError(f"sample {key}: {files[0]} cannot be read ({error})") from error
-    _check_array(key, name, array)
-    return array
 
 
-def _check_array(key: str, name: str, array: np.ndarray) -> None:
+def _array_within(key: str, name: str, raw: bytes) -> np.ndarray:
+    """Return the array that lies in the bytes of a ``.npy``, not a copy of it; so it cannot be written to."""
+    stream = io.BytesIO(raw)
+    version = np.lib.format.read_magic(stream)
+    if version not in _NPY_HEADERS:
+        raise ValueError(f"a file of version {version[0]}.{version[1]}")
+    shape, fortran_order, dtype = _NPY_HEADERS[version](stream)
+    _check_form(key, name, dtype, shape)
+    flat = np.frombuffer(raw, dtype, count=math.prod(shape), offset=stream.tell())
+    return flat.reshape(shape, order="F" if fortran_order else "C")
+
+
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def _check_form(key: str, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     member = MEMBERS.get(name)
     if member is None:
         raise SchemaError(f"sample {key}: unknown member {name!r}; known are {', '.join(MEMBERS)}")
-    if array.dtype != member.dtype or array.shape != member.shape:
+    if dtype != member.dtype or shape != member.shape:
         raise SchemaError(
-            f"sample {key}: {name} is {array.dtype}{array.shape}, but schema {SCHEMA_VERSION} says "
-            f"{member.dtype}{member.shape}"
+            f"sample {key}: {name} is {dtype}{shape}, but schema {SCHEMA_VERSION} says {member.dtype}{member.shape}"
         )
 
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.locations import Folder
 from pipeline.schema import (
     FAILURE_CODES,
     INDEX,
@@ -37,7 +38,7 @@ from pipeline.schema import (
     encode,
 )
 from pipeline.sources import Source
-from pipeline.storage import Folder, files_in, publishing, read_bytes, readable, remove
+from pipeline.storage import files_in, publishing, read_bytes, readable, remove
 from pipeline.tars import Hashed, TarSample, read_samples
 
 Row = dict[str, Any]
@@ -199,11 +200,27 @@ def tar_sha256(tar: Folder) -> str:
     return str((pq.read_schema(readable(record_of(tar))).metadata or {})[b"tar_sha256"].decode())
 
 
+def is_committed(tar: Folder) -> bool:
+    """Tell whether a shard stands: tar and record, since one without the other does not exist."""
+    return tar.exists() and record_of(tar).exists()
+
+
 def committed_shards(folder: Folder) -> list[Folder]:
-    """Tars of the set that have a commit record, in the order of their names."""
+    """Tars of all shards of a set that stand, in the order of their names, from one listing."""
+    tars, records = _tars_and_records(folder)
+    return [tar for stem, tar in tars.items() if stem in records]
+
+
+def stale_records(folder: Folder) -> list[Folder]:
+    """Commit records whose tar is gone."""
+    tars, records = _tars_and_records(folder)
+    return [record for stem, record in records.items() if stem not in tars]
+
+
+def _tars_and_records(folder: Folder) -> tuple[dict[str, Folder], dict[str, Folder]]:
     found = files_in(folder, *(f"{split}-*" for split in SPLITS))
-    records = {file.stem for file in found if file.suffix == ".parquet"}
-    return [file for file in found if file.suffix == ".tar" and file.stem in records]
+    tars, records = ({file.stem: file for file in found if file.suffix == suffix} for suffix in (".tar", ".parquet"))
+    return tars, records
 
 
 def write_rows(

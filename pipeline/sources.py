@@ -18,9 +18,10 @@ import pyarrow.parquet
 
 from pipeline.clips import ClipSpan, clip_id
 from pipeline.errors import UserError
+from pipeline.locations import Folder, folder_of
 from pipeline.media import MEDIA_SUFFIXES
 from pipeline.schema import EMOTIONS, Split
-from pipeline.storage import Folder, files_below, folder_of
+from pipeline.storage import files_below
 
 Row = dict[str, str | None]
 

@@ -1,4 +1,4 @@
-"""Folders of a disk and of an object store: files that appear whole or not at all, and one writer a folder.
+"""Folders of a disk and of an object store: files that appear whole or not at all.
 
 A folder is a ``pathlib.Path``, or the ``UPath`` of an address such as ``s3://bucket/set``, which has pathlib's ways.
 What costs a store more than a disk has a verb here: a listing is one request and tells many names, a small file is
@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import importlib
 import io
 import os
 import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from io import BufferedReader
@@ -27,88 +26,14 @@ from typing import Any, BinaryIO
 from upath import UPath
 
 from pipeline import object_lock
-from pipeline.errors import UserError
+from pipeline.locations import S3, Folder
 
-Folder = Path | UPath
-
-STORES = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "az": "adlfs",
-    "abfs": "adlfs",
-    "abfss": "adlfs",
-    "memory": "fsspec",
-}
-"""Protocols of object stores, and the package that speaks each."""
-
+S3_REMOVED_AT_ONCE = 1000  # the most that S3 takes
 S3_PART_BYTES = 16 << 20  # of a multipart upload; twice that goes up in one piece
 S3_PARTS_AT_ONCE = 4  # so much is held of a shard that goes up: 64 MiB
 WHOLE_BYTES = 8 << 20  # a table up to this size is read in one request
 TABLE_STEP_BYTES = 1 << 20  # read ahead in a larger one
 STREAM_STEP_BYTES = 16 << 20  # and in a tar
-
-
-def is_remote(word: str) -> bool:
-    """Tell whether a word is an address in an object store."""
-    scheme, is_address, _ = word.partition("://")
-    return bool(is_address) and scheme in STORES
-
-
-def folder_of(address: str | Folder, *, flag: str = "DIR") -> Folder:
-    """Turn a word into a folder, which need not be there yet; an object store is asked for its bucket.
-
-    Endpoint and credentials are what the store's own package finds in the environment; no address holds them.
-
-    Raises
-    ------
-    UserError
-        If nobody speaks the protocol, or the bucket cannot be reached; ``flag`` is what named the address.
-    """
-    if not isinstance(address, str):
-        return address
-    scheme, is_address, place = address.partition("://")
-    if not is_address:
-        return Path(address)
-    bucket = place.split("/")[0]
-    if scheme not in STORES or not place.strip("/"):
-        raise UserError(f"{flag} {address} is no folder; give one of this machine, or s3://bucket/folder")
-    if ":" in bucket or (scheme in ("s3", "s3a") and "@" in bucket):
-        told = "credentials would be written down; put them into the environment (AWS_ACCESS_KEY_ID, ...)"
-        raise UserError(f"{flag} {scheme}://...: {told}")
-    try:
-        importlib.import_module(STORES[scheme])
-    except ImportError as error:
-        extra = ": pip install 'music-video-emotion[s3]'" if STORES[scheme] == "s3fs" else ""
-        raise UserError(
-            f"{flag} {address} needs the package {STORES[scheme]}, which is not installed{extra}"
-        ) from error
-    # Other processes write there too: what was listed a while ago is not believed.
-    folder = UPath(address.rstrip("/"), use_listings_cache=False)
-    try:
-        found = folder.fs.exists(folder.path) or scheme == "memory" or folder.fs.exists(bucket)
-    except Exception as error:  # each store's package has its own
-        raise UserError(f"{flag} {address} cannot be reached: {_in_a_line(error)}") from error
-    if not found:
-        raise UserError(
-            f"{flag} {address}: there is no bucket {bucket}, or you may not see it; make it, or name another"
-        )
-    return folder
-
-
-def absolute(folder: Folder) -> Folder:
-    """The same folder or file, wherever the reader stands."""
-    return folder.absolute() if isinstance(folder, Path) else folder
-
-
-def name_of(folder: Folder) -> str:
-    """Last word of a folder's address."""
-    return folder.resolve().name if isinstance(folder, Path) else folder.path.rsplit("/", 1)[-1]
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
@@ -240,7 +165,7 @@ def upload(file: Path, target: UPath) -> None:
     """Put a file into a store; where it breaks off, nothing has the name, or what had it before."""
     object_lock.require_held(target)
     how: dict[str, Any] = {}
-    if target.protocol in ("s3", "s3a"):
+    if target.protocol in S3:
         how = {"chunksize": S3_PART_BYTES, "max_concurrency": S3_PARTS_AT_ONCE}
     target.fs.put_file(str(file), target.path, **how)
 
@@ -290,14 +215,31 @@ def remove(files: Iterable[Folder]) -> None:
             file.unlink(missing_ok=True)
         else:
             remote.append(file)
-    if remote:  # all of one store
-        fs, paths = remote[0].fs, [file.path for file in remote]
-        try:
-            fs.rm(paths)  # a thousand at a time, where the store can do that
-        except FileNotFoundError:
-            for path in paths:
-                with contextlib.suppress(FileNotFoundError):
-                    fs.rm_file(path)
+    if not remote:
+        return
+    object_lock.require_held(remote[0])  # all are of one store, and of one folder's lock
+    # Never fs.rm: to it `set[1]` is a pattern, which matches what lies in `set1`.
+    fs, paths = remote[0].fs, [file.path for file in remote]
+    if remote[0].protocol in S3:
+        _remove_from_s3(fs, paths)
+        return
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm_file(path)
+
+
+def _remove_from_s3(fs: Any, paths: Sequence[str]) -> None:
+    """Remove objects a thousand at a time; those that are not there count as removed."""
+    keys = defaultdict(list)
+    for path in paths:
+        bucket, _, key = path.partition("/")
+        keys[bucket].append({"Key": key})
+    for bucket, named in keys.items():
+        for first in range(0, len(named), S3_REMOVED_AT_ONCE):
+            some = {"Objects": named[first : first + S3_REMOVED_AT_ONCE], "Quiet": True}
+            told = fs.call_s3("delete_objects", Bucket=bucket, Delete=some)
+            for error in told.get("Errors", ()):
+                raise OSError(f"{bucket}/{error.get('Key')} cannot be removed: {error.get('Message')}")
 
 
 def sync_folder(folder: Folder) -> None:
@@ -318,63 +260,3 @@ def free_bytes(folder: Folder) -> int:
     while not here.exists():
         here = here.parent
     return shutil.disk_usage(here).free
-
-
-# --- one writer --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def single_writer(folder: Folder, *, doing: str, flag: str) -> Iterator[None]:
-    """Hold the folder's lock; the lock goes with the process, however it ends.
-
-    In a store that is an object, and goes some minutes after a process that was killed on another machine.
-
-    Raises
-    ------
-    UserError
-        If another process holds it, or the folder cannot be made; ``flag`` is what names another folder.
-    """
-    if not isinstance(folder, Path):
-        with object_lock.held(folder / "lock", doing=doing, flag=flag):
-            yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}; mend that, or choose another {flag}") from error
-    with file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is {doing}; wait for it, or choose another {flag}") from error
-        yield
-
-
-@contextmanager
-def no_writer(folder: Folder) -> Iterator[None]:
-    """Keep writers out of a folder while it is read, if it has a lock; nothing is written.
-
-    In a store it is only looked whether there is a writer.
-
-    Raises
-    ------
-    UserError
-        If a writer holds it.
-    """
-    if not isinstance(folder, Path):
-        if object_lock.is_held(folder / "lock"):
-            raise UserError(f"another process is writing {folder.parent}; wait for it")
-        yield
-        return
-    try:
-        lock = (folder / "lock").open()
-    except OSError:  # a copy, or a set that nobody can write
-        yield
-        return
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is writing {folder.parent}; wait for it") from error
-        yield

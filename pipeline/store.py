@@ -27,12 +27,15 @@ from typing import Any, Literal
 
 from pipeline.clips import ClipSpan
 from pipeline.errors import UserError
+from pipeline.locations import Folder, folder_of
+from pipeline.locking import single_writer
 from pipeline.schema import CODES, Modality
-from pipeline.storage import Folder, files_below, folder_of, publish_text, remove, single_writer, take_in
+from pipeline.storage import files_below, publish_text, remove, take_in
 
 State = Literal["queued", "fetched", "kept", "rejected", "failed"]
 
 STORE_VERSION = 2
+NOTE = "clips.txt"  # where the clips lie, if not in the store's own folder
 
 _SINCE_1 = """
 ALTER TABLE video ADD COLUMN description TEXT;
@@ -407,16 +410,17 @@ class Store:
             self._in_store = {PurePosixPath(name).name for name in files_below(self.clips_folder)}
         return file.name in self._in_store
 
-    def _remove_clip(self, sha256: str) -> None:
-        file = self.clip_file(sha256)
-        remove([file])
+    def _remove_clips(self, sha256s: Collection[str]) -> None:
+        files = [self.clip_file(sha256) for sha256 in sha256s]
+        remove(files)
         if self._in_store is not None:
-            self._in_store.discard(file.name)
+            self._in_store.difference_update(file.name for file in files)
 
-    def drop_file(self, sha256: str) -> None:
-        """Remove a clip's file once nobody waits for it; its row stays."""
-        if not self._read("SELECT 1 FROM clip WHERE sha256 = ? AND state = 'fetched'", (sha256,)):
-            self._remove_clip(sha256)
+    def drop_files(self, sha256s: Iterable[str]) -> None:
+        """Remove the files of clips for which nobody waits; their rows stay."""
+        there = [sha256 for sha256 in dict.fromkeys(sha256s) if self.has_clip(sha256)]
+        waiting = "SELECT 1 FROM clip WHERE sha256 = ? AND state = 'fetched'"
+        self._remove_clips([sha256 for sha256 in there if not self._read(waiting, (sha256,))])
 
     # --- take-down -----------------------------------------------------------------------------------------------
 
@@ -460,9 +464,17 @@ class Store:
     def _remove_purged(self) -> None:
         """Remove the files of clips that were taken down; a purge that was killed may have left some."""
         for (sha256,) in self._read("SELECT DISTINCT sha256 FROM clip WHERE code = 'purged' AND sha256 IS NOT NULL"):
-            self._remove_clip(sha256)
+            self._remove_clips([sha256])
             with self._transaction() as database:
                 database.execute("UPDATE clip SET sha256 = NULL WHERE code = 'purged' AND sha256 = ?", (sha256,))
+
+
+def standing_clips(folder: Path) -> Folder | None:
+    """Where a store that stands keeps its clips; None where it has none yet, nor another place noted for them."""
+    own, noted = folder / "clips", folder / NOTE
+    if noted.exists():
+        return folder_of(noted.read_text(encoding="utf-8").strip(), flag=str(noted))
+    return own if own.exists() else None
 
 
 def _settled_clips(folder: Path, asked: Folder | None) -> Folder:
@@ -473,11 +485,7 @@ def _settled_clips(folder: Path, asked: Folder | None) -> Folder:
     UserError
         If they lie elsewhere than asked.
     """
-    own, noted = folder / "clips", folder / "clips.txt"
-    if noted.exists():
-        stands: Folder | None = folder_of(noted.read_text(encoding="utf-8").strip(), flag=str(noted))
-    else:
-        stands = own if own.exists() else None
+    own, stands = folder / "clips", standing_clips(folder)
     if asked is None:
         return stands or own
     place = asked.resolve()
@@ -486,7 +494,9 @@ def _settled_clips(folder: Path, asked: Folder | None) -> Folder:
             f"--clips {asked}: the clips of {folder} lie in {stands}; leave it out, or name another --store"
         )
     if stands is None and place != own.resolve():
-        publish_text(noted, f"{place}\n")
+        if isinstance(place, Path):
+            place.mkdir(parents=True, exist_ok=True)  # workers elsewhere look for it before anything is fetched
+        publish_text(folder / NOTE, f"{place}\n")
     return place
 
 

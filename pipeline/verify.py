@@ -24,8 +24,10 @@ from pipeline import dataset, journal, shards
 from pipeline.command import exit_code
 from pipeline.damage import DAMAGE, in_a_line
 from pipeline.errors import UserError
+from pipeline.locations import Folder, folder_of
+from pipeline.locking import no_writer, single_writer
 from pipeline.schema import Manifest, SchemaError
-from pipeline.storage import Folder, files_in, folder_of, no_writer, single_writer
+from pipeline.storage import files_in
 from pipeline.verify_index import Seen, index_faults, manifest_faults, read_manifest
 from pipeline.verify_shard import Fault, NotAsPromisedError, read_record, shard_faults, tar_faults
 

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from pipeline import shards
+from pipeline.locations import Folder
 from pipeline.schema import CODES, FAILURE_CODES, MEMBERS, SCORE_RANGES, Manifest
-from pipeline.storage import Folder, readable
+from pipeline.storage import readable
 from pipeline.takedown import PURGED, bare
 from pipeline.verify_shard import Fault, NotAsPromisedError, check_columns, read_record
 

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import shards
+from pipeline.locations import Folder
 from pipeline.schema import INDEX, MEMBERS, SCHEMA_VERSION, SHEET, Manifest, file_of, members_of, sample_key
 from pipeline.sheet import decode_sheet
-from pipeline.storage import Folder, opened, readable
+from pipeline.storage import opened, readable
 from pipeline.tars import NPY_HEADER_BYTES, Hashed, TarError, TarSample, read_samples
 from pipeline.text import clean_text
 

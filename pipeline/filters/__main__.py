@@ -22,9 +22,10 @@ from pipeline.damage import reading
 from pipeline.errors import UserError
 from pipeline.filters.judge import CODES_OF_FILTERS, judge
 from pipeline.filters.thresholds import Thresholds
+from pipeline.locations import Folder, folder_of
 from pipeline.schema import SCORES, Manifest
 from pipeline.shards import read_manifest
-from pipeline.storage import Folder, folder_of, readable
+from pipeline.storage import readable
 from pipeline.text import clean_text
 
 COLUMNS = ["source_id", "title", "status", "code"]

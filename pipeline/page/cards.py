@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from pipeline.locations import Folder
 from pipeline.page import clips, pictures
 from pipeline.page.clips import Row
 from pipeline.page.index import Index
 from pipeline.page.outcome import short_detail
 from pipeline.page.pictures import Picture, Spectrogram
 from pipeline.schema import SAMPLE_RATES_HZ, Manifest
-from pipeline.storage import Folder
 from pipeline.text import clean_text
 from pipeline.thumbnail import thumbnail
 

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pipeline import tars
+from pipeline.locations import Folder
 from pipeline.page.index import Index
 from pipeline.schema import MEMBERS, SPLITS, Sample, SchemaError, decode, files_of, members_of
-from pipeline.storage import Folder, opened, read_span, storage_errors
+from pipeline.storage import opened, read_span, storage_errors
 from pipeline.tars import NPY_HEADER_BYTES, Readable, TarError
 from pipeline.text import clean_text
 

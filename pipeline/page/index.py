@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
+from pipeline.locations import Folder
 from pipeline.schema import INDEX
-from pipeline.storage import Folder, readable
+from pipeline.storage import readable
 
 Row = dict[str, Any]
 

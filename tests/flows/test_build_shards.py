@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -44,7 +45,20 @@ def test_a_second_run_does_nothing_and_says_so(built, videos):
     assert fingerprint(out) == before
 
 
-@pytest.mark.parametrize("moment", ["part-*.parquet", pytest.param("plan.parquet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+def test_a_tar_that_was_removed_is_made_again_and_the_log_says_so(built, videos, tmp_path):
+    out = tmp_path / "mved"
+    shutil.copytree(built[0], out)
+    (out / "val-000000.tar").unlink()
+    code, text, err = finish("--source", str(videos), "--labels", "mved", "--out", str(out), "--workers", "1")
+    assert (code, text) == (0, built[1]), err
+    assert "1 shards are gone, such as val-000000.tar: their clips are prepared again" in err
+    assert "12 candidates, 11 done already, 1 to prepare" in err
+    assert fingerprint(out) == fingerprint(built[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["part-*.parquet", "plan.parquet"])
 def test_killed_and_run_again_it_ends_in_the_same_bytes(built, videos, tmp_path, moment):
     out = tmp_path / "mved"
     words = ("--source", str(videos), "--labels", "mved", "--out", str(out), "--workers", "2")
@@ -61,7 +75,8 @@ def test_killed_and_run_again_it_ends_in_the_same_bytes(built, videos, tmp_path,
     assert fingerprint(out) == fingerprint(built[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_whole_group_ends_it_soon_and_spoils_no_clip(built, videos, tmp_path, number):
     """What Ctrl-C in a terminal does: flow, workers, ffmpeg and Prefect's server all get it."""
     out = tmp_path / "mved"
@@ -136,6 +151,7 @@ def _placed(words, folder):
     return words.format(tmp=folder) if isinstance(words, str) else [word.format(tmp=folder) for word in words]
 
 
+@pytest.mark.slow
 def test_where_nothing_is_kept_index_and_manifest_are_written_and_the_exit_code_is_1(tmp_path):
     (tmp_path / "media").mkdir()
     (tmp_path / "media/a.mp4").write_text("no video")
@@ -147,6 +163,7 @@ def test_where_nothing_is_kept_index_and_manifest_are_written_and_the_exit_code_
     assert (tmp_path / "set/dataset.json").exists()
 
 
+@pytest.mark.slow
 def test_a_clip_that_kills_its_worker_fails_alone(videos, tmp_path, monkeypatch):
     """The worker that meets the marked clip is killed, the first time and when it runs alone."""
     site = tmp_path / "site"

@@ -159,6 +159,7 @@ def test_a_second_run_asks_the_sites_for_what_failed_and_for_nothing_else(crawle
     assert {path: path.stat().st_mtime_ns for path in (folder / "store/clips").rglob("*.mkv")} == before
 
 
+@pytest.mark.slow
 def test_another_recipe_is_built_from_the_clips_that_are_there(crawled, site, tmp_path):
     folder, words, _, _ = crawled
     asked = len(site.requests)
@@ -181,6 +182,7 @@ def test_a_dry_run_lists_and_estimates_and_fetches_no_media(site, tmp_path):
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.slow
 def test_what_its_words_say_is_no_music_video_costs_a_page_at_most_and_has_its_row(media, tmp_path):
     (made,) = recordings(media, 1)
     talk = [
@@ -207,6 +209,7 @@ def test_what_its_words_say_is_no_music_video_costs_a_page_at_most_and_has_its_r
     assert {state for state, code, _ in states(tmp_path / "store").values()} == {"rejected"}
 
 
+@pytest.mark.slow
 def test_a_site_that_wants_fewer_requests_is_left_alone_and_the_crawl_goes_on_later(site, tmp_path):
     words = crawl_words(tmp_path, "search:glad song", site.page("good-4"), site.page("good-3"))
     site.forget()
@@ -228,6 +231,7 @@ def test_a_site_that_wants_fewer_requests_is_left_alone_and_the_crawl_goes_on_la
     assert (code, text) == (0, "5 kept, 0 rejected, 0 failed\n"), err
 
 
+@pytest.mark.slow
 def test_licence_exclusion_retry_and_clips_that_are_not_kept(crawled, site, tmp_path):
     folder, _, _, _ = crawled
     words = crawl_words(tmp_path, "search:glad song", site.page("good-3"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import tempfile
 from dataclasses import fields
 from http.cookiejar import MozillaCookieJar
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from flows.build_shards import build_shards
+from flows.crawling import room
 from flows.request import BROWSERS, PROXY_VARIABLE, Request
 from pipeline.errors import UserError
+from pipeline.locations import folder_of
 from pipeline.queries import Query
 from pipeline.schema import CODES, INDEX
 from pipeline.shards import write_rows
 from pipeline.sources import Source
-from pipeline.store import Video
+from pipeline.store import Video, open_store
 
 COOKIE = "a.org\tFALSE\t/\tTRUE\t0\tsession\tsecret\n"
 
@@ -68,6 +71,15 @@ def test_frames_are_lossless_unless_asked_for_as_jpeg_of_a_sensible_quality():
         assert mistake(frames="jpeg", jpeg_quality=quality) == f"--jpeg-quality {quality}: give 1 to 95"
     assert mistake(frames="jpeg", modality="audio") == (
         "--frames jpeg: a set of --modality audio has no frames; leave it out"
+    )
+
+
+def test_the_phase_stored_is_the_papers_likeliest_unless_the_angle_is_asked_for():
+    assert request().recipe.phase == "projected"
+    assert request().recipe.hash == request(phase="projected").recipe.hash != request(phase="angle").recipe.hash
+    assert request(phase="angle", modality="audio").recipe.phase == "angle"
+    assert mistake(phase="angle", modality="video") == (
+        "--phase angle: a set of --modality video has no sound; leave it out"
     )
 
 
@@ -251,6 +263,55 @@ def test_a_folder_is_read_and_not_crawled():
     assert [source.source_id for source in asked.folder()] == ["a.mp4", "a.mp4 (clip 2)"]
 
 
+def test_a_folder_of_this_machine_may_be_an_address():
+    here = Path.cwd().as_uri()
+    Path("media").mkdir()
+    Path("media/a.mp4").touch()
+    asked = request(
+        source=f"{here}/media", out=f"{here}/set", store=f"{here}/store", clips=f"FILE://localhost{here[7:]}/c"
+    )
+    asked.check()
+    assert [source.source_id for source in asked.folder()] == ["a.mp4"]
+    places = (asked.out_folder, asked.store_folder, asked.clips_folder)
+    assert places == tuple(Path.cwd() / name for name in ("set", "store", "c"))
+
+
+@pytest.mark.parametrize("name", ["source", "out", "store", "clips"])
+@pytest.mark.parametrize("address", ["s3:/bucket/x", "S3:x", "file:/x", "file://host/x"])
+def test_what_is_nearly_an_address_is_no_folder_of_that_name(name, address):
+    asked = request(**{name: address})
+    with pytest.raises(UserError, match=f"--{name} {address} is no address"):
+        asked.check()
+    assert not any(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize("name", ["out", "store", "clips"])
+def test_an_address_of_what_is_no_store_is_no_folder(name):
+    for address in ("ftp://host/x", "memory://x"):
+        with pytest.raises(UserError, match=f"--{name} {address} is no folder"):
+            request(**{name: address}).check()
+    assert mistake(store="S3://bucket/x").startswith("--store S3://bucket/x: the crawl's record is a local file")
+
+
+def test_the_room_told_is_that_of_the_disks_that_hold_something(bucket, monkeypatch):
+    free = {Path("set"): 3e9, Path("store/clips"): 2e9, Path(tempfile.gettempdir()): 1e9}
+    monkeypatch.setattr("flows.crawling.free_bytes", free.__getitem__)
+    remote = f"{bucket}/x"
+    shards = "temporary files (TMPDIR) take up to 1.28 GB on disk, where 1.0 GB are free"
+    unknown = f"in {remote}, of which this machine does not know what is free"
+    with open_store(Path("store")) as store:
+        asked = request(workers=2)
+        assert list(room(store, asked)) == ["free on disk: 2.0 GB"]
+        asked = request(workers=2, out=remote)
+        clips = "of that, the clips: on disk, where 2.0 GB are free"
+        assert list(room(store, asked)) == [clips, f"of that, the set: {unknown}", shards]
+    with open_store(Path("other"), clips=folder_of(remote)) as store:
+        assert list(room(store, asked)) == [f"of that, the clips: {unknown}", f"of that, the set: {unknown}", shards]
+        clip = "temporary files (TMPDIR) take up to 0.01 GB on disk, where 1.0 GB are free"
+        own = "of that, the set: on disk, where 3.0 GB are free"
+        assert list(room(store, request(workers=2))) == [f"of that, the clips: {unknown}", own, clip]
+
+
 def test_candidates_of_a_crawl_are_labelled_by_a_table():
     Path("labels.csv").write_text("link,label\nhttps://a.org/1,Sad\n")
     asked = request(source="https://a.org/1", labels="labels.csv", clips_per_video=2)
@@ -309,3 +370,12 @@ def test_the_crawl_goes_out_as_it_was_asked_to():
     sources = [Source(source_id=name, video_id=name, **known) for name in ("site:1", "site:2")]
     told = [source.problem for source in asked.build(sources).sources]
     assert told == [("excluded", "test set holds this video"), None]
+
+
+def test_workers_must_see_the_clips_where_the_store_remembers_them(tmp_path):
+    written = tmp_path / "set/.build/request.json"
+    assert request(store="new").shared == [written, tmp_path / "new"]
+    with open_store(Path("near"), clips=Path("elsewhere")):
+        pass
+    assert request(store="near").shared == [written, tmp_path / "elsewhere"]
+    assert (tmp_path / "elsewhere").is_dir()  # before anything is fetched

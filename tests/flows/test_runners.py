@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import os
+import pickle
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -55,21 +60,50 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(videos, tmp_
 
 
 def test_a_worker_does_the_work_if_tools_and_storage_are_the_same(tmp_path):
-    work = remote.errand(max, [1, 2], must_see=[tmp_path], owns_process=False)
-    assert remote.carry_out(work) == 2
+    work = remote.wrap(max, [1, 2], must_see=[tmp_path], owns_process=False)
+    assert remote.execute(work) == 2
 
 
-def test_a_worker_with_another_tool_names_the_difference(tmp_path):
-    work = remote.errand(max, [1, 2], must_see=[tmp_path], owns_process=False)
-    other = replace(work, versions=work.versions | {"librosa": "0.0.1"})
-    with pytest.raises(UserError, match=r"has librosa [\d.]+, here 0\.0\.1; the same bytes need the same tools"):
-        remote.carry_out(other)
+@pytest.mark.parametrize("tool", ["librosa", "scipy", "pyarrow", "ffmpeg", "ffmpeg for Chromaprint"])
+def test_a_worker_with_another_tool_names_the_difference(tmp_path, tool):
+    work = remote.wrap(max, [1, 2], must_see=[tmp_path], owns_process=False)
+    other = replace(work, versions=work.versions | {tool: "0.0.1"})
+    with pytest.raises(UserError, match=rf"has {tool} \S+, here 0\.0\.1; the same bytes need the same tools"):
+        remote.execute(other)
+
+
+def test_a_worker_with_another_checkout_of_this_software_names_the_difference(tmp_path):
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    work = pickle.dumps(remote.wrap(max, [1, 2], must_see=[tmp_path], owns_process=False))
+    program = "import pickle, sys; from pipeline import remote; print(remote.execute(pickle.load(sys.stdin.buffer)))"
+
+    def worker():
+        return subprocess.run([sys.executable, "-c", program], input=work, cwd=tmp_path, capture_output=True)
+
+    assert worker().stdout == b"2\n"
+    with (tmp_path / "pipeline/filters/rules.csv").open("a") as rules:
+        rules.write("\n")
+    assert re.search(rb"has sources of pipeline/ \w{12}, here \w{12}; the same bytes need", worker().stderr)
+
+
+def test_sources_differ_by_names_and_content_alone(tmp_path):
+    (tmp_path / "a.py").write_text("x")
+    (tmp_path / "b.csv").write_text("y")
+    first = remote.hash_of_sources(tmp_path)
+    (tmp_path / "notes.txt").write_text("nobody imports it")
+    assert remote.hash_of_sources(tmp_path) == first
+    (tmp_path / "a.py").write_text("xy")
+    (tmp_path / "b.csv").write_text("")
+    assert remote.hash_of_sources(tmp_path) != first  # the same bytes, but elsewhere
+    (tmp_path / "a.py").write_text("x")
+    (tmp_path / "b.csv").rename(tmp_path / "c.csv").write_text("y")
+    assert remote.hash_of_sources(tmp_path) != first
 
 
 def test_a_worker_that_does_not_see_the_files_names_them(tmp_path):
-    work = remote.errand(max, [1, 2], must_see=[tmp_path, tmp_path / "gone"], owns_process=False)
+    work = remote.wrap(max, [1, 2], must_see=[tmp_path, tmp_path / "gone"], owns_process=False)
     with pytest.raises(UserError, match=r"does not see .*/gone; all machines need the same files there"):
-        remote.carry_out(work)
+        remote.execute(work)
 
 
 def test_what_a_worker_wrote_elsewhere_is_no_part(tmp_path):
@@ -159,6 +193,36 @@ def wait_until_it_answers(port: int) -> None:
             return
         assert time.monotonic() < deadline_s
         time.sleep(0.2)
+
+
+@pytest.fixture
+def web_server():
+    """A port that takes connections and is no cluster's."""
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("runner", "scheme"), [("dask", "tcp://"), ("ray", ""), ("ray", "ray://")])
+def test_a_port_of_something_else_is_one_line(videos, tmp_path, web_server, runner, scheme):
+    address = scheme + web_server
+    started = Command(*words(videos, tmp_path / "s", "--runner", runner, "--address", address))
+    code, _, err = started.finish(timeout_s=100)  # it would wait for minutes, or for ever
+    assert code == 2
+    assert f"--address {address}: what listens there does not answer as {runner.capitalize()} does (" in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_of_dask_that_a_build_starts_tells_nothing_of_itself(videos, tmp_path):
+    code, _, err = finish(*words(videos, tmp_path / "s", "--runner", "dask", "--limit", "2"))
+    assert code == 0, err
+    told_by = {line.split("|")[2].split(" - ")[0].split("'")[0].strip() for line in err.splitlines() if "|" in line}
+    assert told_by == {"Flow run", "prefect"}, err
 
 
 @pytest.mark.slow

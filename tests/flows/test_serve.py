@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -76,14 +77,21 @@ class Served:
         )
         return done.returncode, done.stdout
 
-    def ask(self, path: str, body: object) -> object:
-        """Prefect's API."""
+    def ask(self, path: str, body: object = None, *, method: str = "POST") -> object:
+        """Prefect's API, asked again as its clients do while its database is busy."""
         url = json.loads((self.home / "server.json").read_text())["url"]
         request = urllib.request.Request(
-            url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+            url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}, method=method
         )
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return json.load(reply)
+        for _ in range(20):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as reply:
+                    return json.loads(reply.read() or "null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503:
+                    raise
+                time.sleep(0.5)
+        raise TimeoutError(f"{path}: 503 for 10 s")
 
     def states(self) -> list[str]:
         """Of all runs, the oldest first."""
@@ -233,6 +241,7 @@ def test_p_names_other_searches(served, catalogue, tmp_path):
     assert sorted(ids) == ["catalogue:song-0", "catalogue:song-0 (clip 2)", "catalogue:song-1"]
 
 
+@pytest.mark.slow
 def test_parameters_by_p_are_the_flows_own(served, videos, tmp_path):
     words = ("-p", f"source={videos}", "-p", f"out={tmp_path / 'set'}", "-p", "limit=2")
     code, told = served.run("--watch", *words, "build-shards/build-shards")
@@ -245,6 +254,7 @@ def test_parameters_by_p_are_the_flows_own(served, videos, tmp_path):
     [
         ("limit=abc", "Validation failed for field 'limit'. Failure reason: 'abc' is not valid"),
         ("modality=smell", "Validation failed for field 'modality'. Failure reason: 'smell' is not one of"),
+        ("runner=smoke", "Validation failed for field 'runner'. Failure reason: 'smoke' is not one of"),
         ("nosuch=1", "The following parameters were specified but not found on the deployment: 'nosuch'"),
     ],
 )
@@ -267,12 +277,19 @@ def test_a_mistake_that_the_flow_alone_can_see_fails_the_run_with_a_line(served,
     assert not (tmp_path / "set/dataset.json").exists()
 
 
+@pytest.mark.slow
+def test_a_cluster_is_asked_for_by_p(served, videos, tmp_path):
+    words = ("-p", f"source={videos}", "-p", f"out={tmp_path / 'set'}", "-p", "runner=dask", "-p", "address=somewhere")
+    code, told = served.run("build-shards", "--watch", *words)
+    assert code == 1
+    assert "--address somewhere: give host and port, such as tcp://10.0.0.1:8786 (Dask)" in told
+
+
 def test_a_name_that_two_flows_share_or_none_has_is_refused_by_name(served):
     flow = served.ask("/flows/", {"name": "other"})
     other = served.ask("/deployments/", {"name": "build-shards", "flow_id": flow["id"]})
     code, told = served.run("build-shards")
-    url = json.loads((served.home / "server.json").read_text())["url"]
-    urllib.request.urlopen(urllib.request.Request(f"{url}/deployments/{other['id']}", method="DELETE")).close()
+    served.ask(f"/deployments/{other['id']}", method="DELETE")
     assert code == 1
     assert told == (
         "2 deployments are called build-shards; name one whole: build-shards/build-shards, other/build-shards\n"

@@ -13,10 +13,11 @@ import numpy as np
 
 from pipeline import shards
 from pipeline.build import Build
+from pipeline.locations import Folder
 from pipeline.prepare import Recipe
 from pipeline.schema import MEMBERS, Manifest, Modality, Rejected, Sample, members_of, sample_key
 from pipeline.sources import Source
-from pipeline.storage import Folder
+from pipeline.stages import pack_shard, prepare_samples
 from pipeline.thumbnail import thumbnail
 
 
@@ -106,17 +107,38 @@ def build(out: Folder, clips: Sequence[Clip], *, modality: Modality = "audio", s
     """What the flow does, but for decoding."""
     order = request(out, clips, modality=modality, samples_per_shard=samples_per_shard)
     order.begin()
-    made = {clip.source.source_id: clip for clip in clips}
-    for source in order.pending():
-        result = outcome(made[source.source_id], modality)
-        if source.problem is not None:
-            code, detail = source.problem
-            result = Rejected(code=code, detail=detail, meta=result.meta)
-        shards.write_part(order.work, [source], [shards.prepared(source, result)])
+    make_parts(order, clips)
     order.make_plan()
-    for rows in order.shards_to_pack():
-        order.pack(rows)
+    pack(order)
     return order.finish()
+
+
+def make_parts(order: Build, clips: Sequence[Clip], *, batch: int = 1) -> list[str]:
+    """Parts of what is pending, without decoding; its names."""
+    made = {clip.source.source_id: clip for clip in clips}
+    pending = order.pending()
+    for first in range(0, len(pending), batch):
+        some = pending[first : first + batch]
+        results = [outcome(made[source.source_id], order.recipe.modality) for source in some]
+        for at, source in enumerate(some):
+            if source.problem is not None:
+                code, detail = source.problem
+                results[at] = Rejected(code=code, detail=detail, meta=results[at].meta)
+        shards.write_part(order.work, some, map(shards.prepared, some, results))
+    return [source.source_id for source in pending]
+
+
+def prepare(order: Build, sources: Sequence[Source]) -> list[shards.Row]:
+    """Prepare a batch into a part, in this process."""
+    rows = prepare_samples(order.work, sources, order.recipe, order.settings.seed, order.filters)
+    shards.commit_part(order.work, sources, rows)
+    return rows
+
+
+def pack(order: Build, names: Sequence[str] | None = None) -> None:
+    """Pack the planned shards, or some of them, in this process."""
+    for name in order.shards_to_pack() if names is None else names:
+        pack_shard(order.out, name, order.settings.labels, order.recipe.hash)
 
 
 LABELLED = (

@@ -12,18 +12,23 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import webdataset.tariterators as tariterators
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import shards
-from pipeline.build import Build, pack_shard, prepare_batch, prepare_samples
+from pipeline.build import MAX_BATCH, Build
 from pipeline.errors import UserError
 from pipeline.exclude import Excluded
 from pipeline.filters.judge import Filters
 from pipeline.fingerprint import PICTURE, SOUND, to_bytes
+from pipeline.locking import single_writer
 from pipeline.prepare import Recipe, prepare
 from pipeline.schema import EMOTIONS, MEMBERS, Manifest, Sample, SchemaError, decode, sample_key
 from pipeline.sources import Source, list_sources
-from pipeline.storage import publishing, single_writer
+from pipeline.stages import pack_shard, prepare_samples
+from pipeline.storage import publishing
 from tests.conftest import run_ffmpeg
+from tests.pipeline import standing
 from tests.pipeline.standing import arrays
 from tests.pipeline.test_duplicates import heard
 from tests.pipeline.test_fingerprint import RATE_HZ, melody
@@ -42,10 +47,9 @@ def run(build: Build, *, num_workers: int = 1, backwards: bool = False) -> Manif
     build.begin()
     batches = build.batches(build.pending(), num_workers)
     for batch in reversed(batches) if backwards else batches:
-        prepare_batch(build.work, batch, build.recipe, build.settings.seed)
+        standing.prepare(build, batch)
     build.make_plan()
-    for rows in build.shards_to_pack():
-        build.pack(rows)
+    standing.pack(build)
     return build.finish()
 
 
@@ -152,6 +156,17 @@ class Killed(BaseException):
     """Stands for a SIGKILL: nothing but finally clauses of the standard library would run."""
 
 
+@given(count=st.integers(0, 300), num_workers=st.integers(1, 16))
+def test_batches_hold_every_candidate_once_and_the_last_ones_are_small(count, num_workers):
+    batches = Build.batches(range(count), num_workers)
+    sizes = [len(batch) for batch in batches]
+    assert list(itertools.chain(*batches)) == list(range(count))
+    assert all(1 <= size <= MAX_BATCH for size in sizes)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-2 * num_workers :] == [1] * min(len(sizes), 2 * num_workers)
+
+
+@pytest.mark.slow
 def test_killed_at_any_published_file_and_run_again_it_ends_in_the_same_bytes(built, videos, tmp_path, monkeypatch):
     """Die before the n-th file gets its final name or is removed, for every n that there is."""
     real_replace, real_unlink = Path.replace, Path.unlink
@@ -159,7 +174,7 @@ def test_killed_at_any_published_file_and_run_again_it_ends_in_the_same_bytes(bu
     first = request(parts, videos)
     first.begin()
     for batch in first.batches(first.pending(), 1):  # preparing is the slow part: done once, the parts are copied
-        prepare_batch(first.work, batch, first.recipe, 0)
+        standing.prepare(first, batch)
     num_kills = 0
     for n in itertools.count():
         out = tmp_path / f"killed-{n}" / "mved"
@@ -302,8 +317,7 @@ def run_prepared(
         made = [shards.prepared(source, sample_of[source.source_id]) for source in some]
         shards.write_part(build.work, some, made)
     build.make_plan()
-    for rows in build.shards_to_pack():
-        build.pack(rows)
+    standing.pack(build)
     build.finish()
     return {row["source_id"]: row for row in pq.read_table(out / "index.parquet").to_pylist()}
 
@@ -403,6 +417,7 @@ def test_a_video_that_was_joined_to_another_keeps_its_name_for_its_later_clips(t
     assert len({row["split"] for row in rows.values()}) == 1
 
 
+@pytest.mark.slow
 def test_a_set_with_the_same_songs_again_does_not_depend_on_batches_and_survives_a_kill_at_any_file(
     tmp_path, monkeypatch
 ):
@@ -450,7 +465,7 @@ def test_a_video_coded_anew_and_mirrored_is_found_and_one_with_another_song_shar
     run_ffmpeg(*new_sound, "-c:v", "copy", "-c:a", "pcm_s16le", str(media / "c.mkv"))
     build = request(tmp_path / "set", media, labelled=None, filters=Filters(mode="score"))
     build.begin()
-    prepare_batch(build.work, build.pending(), build.recipe, 0, build.filters)
+    standing.prepare(build, build.pending())
     build.make_plan()
     rows = {row["source_id"]: row for row in build.plan_rows()}
     assert [rows[f"{name}.mkv"]["duplicate_of"] for name in "abc"] == [None, *[rows["a.mkv"]["key"]] * 2]
@@ -466,7 +481,7 @@ def test_our_own_error_fails_that_clip_alone_and_it_is_tried_again(built, videos
         return 1 / 0 if source is unlucky else prepare(source, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.build.prepare", broken)
+        patch.setattr("pipeline.stages.prepare", broken)
         manifest = run(build)
     assert manifest.counts["failed"] == 1
     (row,) = [r for r in pq.read_table(out / "index.parquet").to_pylist() if r["status"] == "failed"]
@@ -487,7 +502,7 @@ def test_a_full_disk_stops_the_build_and_loses_nothing(built, videos, tmp_path, 
         return prepare(source, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.build.prepare", full)
+        patch.setattr("pipeline.stages.prepare", full)
         with pytest.raises(OSError, match="No space left"):
             run(build, num_workers=4)
     run(request(out, videos))
@@ -511,12 +526,12 @@ def test_a_prepared_sample_goes_as_soon_as_it_stands_in_its_shard(videos, tmp_pa
     build = request(tmp_path / "set", videos)
     build.begin()
     for batch in build.batches(build.pending(), 1):
-        prepare_batch(build.work, batch, build.recipe, build.settings.seed)
+        standing.prepare(build, batch)
     build.make_plan()
     planned = [row["shard"] for row in build.plan_rows(["shard"]) if row["shard"]]
     left = len(planned)
     for name in build.shards_to_pack():
-        build.pack(name)
+        standing.pack(build, [name])
         left -= planned.count(name)
         assert len(list(build.work.glob("part-*.tar"))) == left
     assert left == 0

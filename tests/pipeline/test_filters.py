@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import shards
-from pipeline.build import Build, prepare_batch
+from pipeline.build import Build
 from pipeline.filters.judge import CODES_OF_FILTERS, Filters, judge
 from pipeline.filters.text import DEFAULT_RULES, read_rules
 from pipeline.filters.thresholds import Thresholds
@@ -22,6 +22,7 @@ from pipeline.prepare import Recipe
 from pipeline.schema import CODES, MEMBERS, SCORES, Manifest, decode
 from pipeline.sources import list_sources
 from tests.conftest import run_ffmpeg
+from tests.pipeline import standing
 from tests.songs import write_song
 
 MOVING = "life=size=128x72:rate=15:mold=10:ratio=0.3:random_seed=5:life_color=#40ff80:death_color=#802020"
@@ -75,10 +76,9 @@ def _build(out: Path, media: Path, filters: Filters) -> Manifest:
         filters=filters,
     )
     build.begin()
-    prepare_batch(build.work, build.pending(), build.recipe, 0, filters)
+    standing.prepare(build, build.pending())
     build.make_plan()
-    for rows in build.shards_to_pack():
-        build.pack(rows)
+    standing.pack(build)
     return build.finish()
 
 

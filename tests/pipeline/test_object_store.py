@@ -18,17 +18,24 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from upath import UPath
 
+from flows.tasks import pack_in_worker
 from pipeline import journal, object_lock, purge, report, shards, storage, verify
-from pipeline.build import Build, prepare_batch
+from pipeline.build import Build
 from pipeline.errors import UserError
 from pipeline.exclude import Excluded
+from pipeline.locations import folder_of
+from pipeline.locking import no_writer, single_writer
 from pipeline.prepare import Recipe
 from pipeline.sources import list_sources
-from pipeline.storage import folder_of, no_writer, publish_text, publishing, single_writer
-from pipeline.store import ClipKey, Video, open_store
+from pipeline.stages import prepare_samples
+from pipeline.storage import publish_text, publishing
+from pipeline.store import ClipKey, Video, open_store, standing_clips
+from pipeline.workers import WorkerPool
 from tests.pipeline import standing
 from tests.pipeline.standing import LABELLED, build
+from trainer.shards import ShardSet
 
 s3fs = pytest.importorskip("s3fs")
 
@@ -80,7 +87,7 @@ def test_a_set_in_a_bucket_has_the_bytes_of_one_on_a_disk_and_leaves_nothing_els
     assert objects(address).keys() == {*expected, ".build/request.json"}
 
 
-WRITES = ("put_file", "rm", "rm_file", "cp_file")
+WRITES = ("put_file", "call_s3", "rm_file", "cp_file")
 """All that changes anything in a store, but for its lock."""
 
 EVERY = [pytest.param(12, id="at some objects"), pytest.param(1, id="at every object", marks=pytest.mark.slow)]
@@ -182,6 +189,48 @@ def test_what_another_process_stored_meanwhile_is_seen(bucket):
         assert (folder / f"part-{n}.parquet").exists()
 
 
+def test_a_set_whose_name_looks_like_a_pattern_leaves_others_alone(bucket, tmp_path):
+    clips = [standing.Clip(name=f"{n}.mp4", label=None) for n in range(2)]
+    build(tmp_path / "set", clips)
+    upload(tmp_path / "set", f"{bucket}/set1")
+    publish_text(folder_of(f"{bucket}/set1/.build") / "part-1.parquet", "another's")
+    before = objects(f"{bucket}/set1")
+    build(folder_of(f"{bucket}/set[1]"), clips)
+    assert objects(f"{bucket}/set1") == before
+    assert of_set(f"{bucket}/set[1]") == standing.fingerprint(tmp_path / "set")
+    assert ShardSet.open(f"{bucket}/set[1]").manifest == ShardSet.open(f"{bucket}/set1").manifest
+
+
+@pytest.mark.parametrize("address", ["BUCKET/", "memory://removed/"])
+@pytest.mark.parametrize("odd", ["set[1]", "set?", "set*", "**", "set{1,2}"])
+def test_what_is_removed_has_this_name_and_matches_no_pattern(bucket, odd, address):
+    root = UPath(address) if address.startswith("memory") else folder_of(bucket)
+    for name in ("set1", odd):
+        root.fs.pipe_file((root / name / ".build/part-1").path, name.encode())
+    work = root / odd / ".build"
+    storage.remove([*storage.files_in(work, "part-*"), work / "part-2"])  # of which one is not there
+    assert storage.files_in(work, "part-*") == []
+    assert (root / "set1/.build/part-1").read_text() == "set1"
+
+
+def test_an_object_that_may_not_be_removed_is_told(bucket, monkeypatch):
+    folder = folder_of(f"{bucket}/set")
+    publish_text(folder / "a", "a")
+    refused = {"Errors": [{"Key": "set/a", "Message": "Access Denied"}]}
+    monkeypatch.setattr(folder.fs, "call_s3", lambda *_, **__: refused)  # the server on loopback refuses nobody
+    with pytest.raises(OSError, match="set/a cannot be removed: Access Denied"):
+        storage.remove([folder / "a"])
+
+
+def test_more_objects_are_removed_than_one_request_takes(bucket, monkeypatch):
+    monkeypatch.setattr(storage, "S3_REMOVED_AT_ONCE", 2)
+    folder = folder_of(f"{bucket}/set")
+    for n in range(5):
+        publish_text(folder / f"a{n}", "a")
+    storage.remove(storage.files_in(folder, "a[0-3]"))
+    assert objects(f"{bucket}/set").keys() == {"a4"}
+
+
 def test_a_large_table_is_read_in_ranges(bucket, local, monkeypatch):
     upload(local, f"{bucket}/set")
     whole = shards.read_rows(local / "index.parquet")
@@ -211,8 +260,7 @@ def test_requests_of_a_build_grow_with_its_clips_by_few_each(bucket, monkeypatch
         for first in range(0, count, 8):
             shards.write_part(order.work, order.sources[first : first + 8], outcomes[first : first + 8])
         order.make_plan()
-        for name in order.shards_to_pack():
-            order.pack(name)
+        standing.pack(order)
         order.finish()
         needed[count] = len(calls)
     assert (needed[40] - needed[8]) / 32 < 5, needed  # up, down, and its share of parts and shard
@@ -280,6 +328,19 @@ def test_a_purge_ends_as_one_on_a_disk_wherever_it_was_killed(bucket, local, tmp
 @pytest.mark.slow
 def test_thresholds_are_tried_on_a_set_in_a_bucket(remote, local):
     assert command("pipeline.filters", remote)[:2] == command("pipeline.filters", str(local))[:2]
+
+
+def test_room_for_a_purge_is_that_for_the_copy_of_a_shard_and_the_new_one(remote, local, tmp_path, monkeypatch, capsys):
+    tar = max((file.stat().st_size, file) for file in local.glob("*.tar"))[1]
+    key = shards.read_rows(shards.record_of(tar))[0]["key"]
+    (tmp_path / "ids.txt").write_text(key)
+    monkeypatch.setattr(purge, "SPARE_BYTES", 0)
+    index = 2 * (local / "index.parquet").stat().st_size
+    monkeypatch.setattr(purge, "free_bytes", lambda _: index + tar.stat().st_size + 1)
+    words = ["--ids", str(tmp_path / "ids.txt"), "--dry-run"]
+    assert purge.main([str(local), *words]) == 0
+    assert purge.main([remote, *words]) == 2
+    assert "temporary files (TMPDIR) has" in capsys.readouterr().err
 
 
 def test_a_set_in_a_bucket_is_excluded_like_one_on_a_disk(remote, local):
@@ -368,6 +429,47 @@ def test_a_lock_is_renewed_and_whoever_lost_his_writes_no_more(bucket, monkeypat
     assert objects(f"{bucket}/set").keys() == {"a", ".build/lock"}  # and the other's lock stays
 
 
+@pytest.mark.parametrize("place", ["", "/set"])
+def test_whoever_lost_his_lock_writes_and_removes_no_more_in_a_whole_bucket_either(bucket, place):
+    folder, another = folder_of(f"{bucket}{place}"), UPath(f"{bucket}-2/set" if not place else f"{bucket}/set2")
+    another.fs.mkdirs(f"{another.path}/")  # makes the bucket, where there is none
+    publish_text(folder / "part-1.parquet", "another's by now")
+    with single_writer(folder / ".build", doing="building it", flag="--out"):
+        (lock,) = object_lock._held.values()
+        lock.taken = True
+        with pytest.raises(UserError, match="run the same command again"):
+            publish_text(folder / "b", "mine too")
+        with pytest.raises(UserError, match="run the same command again"):
+            storage.remove([folder / "part-1.parquet"])
+        publish_text(another / "b", "under no lock")
+    assert [file.name for file in storage.files_in(folder, "*.parquet", "b")] == ["part-1.parquet"]
+
+
+@pytest.mark.parametrize("change", [{"token": "another's"}, {"renewed": time.time() - object_lock.LOST_AFTER_S - 9}])
+def test_a_worker_commits_no_shard_once_its_flow_lost_the_lock(bucket, change):
+    folder, clips = folder_of(f"{bucket}/set"), [standing.Clip(name=f"{n}.mp4", label=None) for n in range(4)]
+    order = standing.request(folder, clips)
+    with single_writer(folder / ".build", doing="building it", flag="--out"), WorkerPool(1) as workers:
+        order.begin()
+        for clip in clips:
+            shards.write_part(
+                order.work, [clip.source], [shards.prepared(clip.source, standing.outcome(clip, "audio"))]
+            )
+        order.make_plan()
+        first, second = order.shards_to_pack()
+        pack_in_worker.fn(workers, folder, first, None, order.recipe.hash)
+        file = f"{bucket}/set/.build/lock"
+        told = json.loads(s3fs.S3FileSystem().cat_file(file))
+        s3fs.S3FileSystem().pipe_file(file, json.dumps(told | change).encode())
+        with pytest.raises(UserError, match="run the same command again"):
+            pack_in_worker.fn(workers, folder, second, None, order.recipe.hash)
+        (lock,) = object_lock._held.values()
+        assert not lock.is_lost  # the flow did not look yet
+    committed = [shards.record_of(tar).name for tar in shards.committed_shards(folder)]
+    assert committed == [first.replace(".tar", ".parquet")]
+    assert second.replace(".tar", ".parquet") not in objects(f"{bucket}/set")
+
+
 # --- sources and clips -----------------------------------------------------------------------------------------------
 
 
@@ -394,10 +496,9 @@ def test_videos_in_a_bucket_make_the_set_that_they_make_on_a_disk(bucket, tmp_pa
             samples_per_shard=8,
         )
         order.begin()
-        prepare_batch(order.work, order.pending(), order.recipe, 0)
+        standing.prepare(order, order.pending())
         order.make_plan()
-        for shard in order.shards_to_pack():
-            order.pack(shard)
+        standing.pack(order)
         made[name] = order.finish().counts
     assert made["local"] == made["remote"] | {"kept": 2}
     assert of_set(f"{bucket}/set") == standing.fingerprint(tmp_path / "set")
@@ -410,7 +511,7 @@ def test_a_video_that_is_gone_is_rejected_and_one_that_cannot_be_had_is_tried_ag
     (failed,) = _prepared_where_the_line_is_cut(work, source, monkeypatch)
     assert (failed["status"], failed["code"]) == ("failed", "network")
     s3fs.S3FileSystem().rm_file(f"{bucket}/videos/a.mp4")
-    (gone,) = prepare_batch(work, [source], Recipe(), 0)
+    (gone,) = prepare_samples(work, [source], Recipe(), 0)
     assert (gone["status"], gone["code"], gone["detail"]) == ("rejected", "unavailable", "no such file")
 
 
@@ -420,7 +521,7 @@ def _prepared_where_the_line_is_cut(work, source, monkeypatch):
 
     with monkeypatch.context() as broken:
         broken.setattr(source.path.fs, "get_file", cut)
-        return prepare_batch(work, [source], Recipe(), 0)
+        return prepare_samples(work, [source], Recipe(), 0)
 
 
 @pytest.fixture
@@ -441,12 +542,30 @@ def test_fetched_clips_lie_in_a_bucket_and_the_store_remembers_where(clip_store)
     folder, address, key, digest = clip_store
     assert objects(address) == {f"{digest[:2]}/{digest}.mkv": digest}
     assert not (folder / "clips").exists()
+    assert standing_clips(folder) == folder_of(address)  # where a cluster's workers look
     with open_store(folder) as store:
         assert store.has_clip(digest)
         assert not store.has_clip("0" * 64)
         store.set_outcome(key, "kept")
-        store.drop_file(digest)
+        store.drop_files([digest])
         assert not store.has_clip(digest)
+    assert not objects(address)
+
+
+def test_clips_that_are_gone_are_not_removed_again_one_by_one(clip_store, monkeypatch):
+    folder, address, key, digest = clip_store
+    calls = []
+    with open_store(folder) as store:
+        store.set_outcome(key, "kept")
+        real = store.clips_folder.fs.call_s3
+        monkeypatch.setattr(
+            store.clips_folder.fs, "call_s3", lambda *words, **how: calls.append(how) or real(*words, **how)
+        )
+        others = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(50)]
+        for _ in range(2):
+            store.drop_files([*others, digest])
+    assert len(calls) == 1
+    assert [file["Key"] for file in calls[0]["Delete"]["Objects"]] == [f"clips/{digest[:2]}/{digest}.mkv"]
     assert not objects(address)
 
 
@@ -478,6 +597,12 @@ def test_a_store_keeps_its_clips_where_they_are(clip_store, tmp_path):
     [
         ("ftp://host/set", "is no folder; give one of this machine, or s3://bucket/folder"),
         ("s3://", "is no folder"),
+        ("memory://sets/set", "is no folder"),
+        ("s3:/bucket/set", "is no address; write s3://bucket/set, or ./s3:/bucket/set if it is a folder"),
+        ("S3:bucket/set", "is no address; write s3://bucket/set, or"),
+        ("file:/bucket/set", "a folder of this machine is /folder or file:///folder"),
+        ("file://host/set", "a folder of this machine is /folder or file:///folder"),
+        ("S3://no-such-bucket-here/set", "there is no bucket no-such-bucket-here"),
         ("s3://key:secret@bucket/set", "put them into the environment"),
         ("s3://no-such-bucket-here/set", "there is no bucket no-such-bucket-here"),
         ("gs://bucket/set", "needs the package gcsfs, which is not installed"),
@@ -539,7 +664,7 @@ def test_without_the_package_the_extra_is_named(bucket):
 
 
 def test_a_store_of_another_kind_holds_the_same_set_and_lock(local):
-    folder = folder_of("memory://sets/set")
+    folder = UPath("memory://sets/set")
     build(folder, LABELLED)
     assert [file.name for file in storage.files_in(folder, "*")] == sorted(file.name for file in local.iterdir())
     for tar in shards.committed_shards(local):

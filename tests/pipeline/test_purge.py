@@ -20,9 +20,9 @@ from pipeline.clips import ClipSpan
 from pipeline.crawl import Access
 from pipeline.errors import UserError
 from pipeline.fetch import Crawl, CrawlSettings
+from pipeline.locking import single_writer
 from pipeline.queries import candidates_of
 from pipeline.schema import INDEX, MEMBERS, decode
-from pipeline.storage import single_writer
 from pipeline.store import ClipKey, Store, Video, open_store
 from pipeline.tars import read_samples
 from tests.pipeline.standing import LABELLED, Clip, build, copy, fingerprint, request
@@ -380,6 +380,20 @@ def test_a_set_that_is_not_at_rest_is_refused_in_one_line(crawled, tmp_path, tak
     assert fingerprint(folder) == before
 
 
+def test_samples_that_belong_to_no_part_do_not_block_a_take_down_and_go_with_it(crawled, tmp_path, take_down):
+    folder = copy(crawled, tmp_path / "set")
+    left = [
+        folder / ".build" / name for name in ("part-0123456789abcdef-00.tar", ".part-0123456789abcdef-01.tar.1.tmp")
+    ]
+    for file in left:
+        file.write_bytes(b"of a part that a killed build did not write down")
+    assert take_down(folder, "youtube:abcdefghij2", words=("--dry-run",))[0] == 0
+    assert all(file.exists() for file in left)
+    assert take_down(folder, "youtube:abcdefghij2")[0] == 0
+    assert not any(file.exists() for file in left)
+    assert sound(folder)
+
+
 def test_a_set_that_is_being_written_is_refused(crawled, tmp_path, take_down):
     folder = copy(crawled, tmp_path / "set")
     with single_writer(folder / ".build", doing="building it", flag="--out"):
@@ -505,6 +519,7 @@ def without_time(folder: Path) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_killed_at_any_file_the_set_verifies_and_ends_as_an_unbroken_purge_does(
     labelled, tmp_path, ids_of_three_shards, capsys
 ):

@@ -27,11 +27,14 @@ def search(key: str) -> Query:
 def test_a_folder_alone_is_no_crawl_and_all_else_is(tmp_path):
     (tmp_path / "l.txt").write_text("sad song\n")
     assert not is_crawl([str(tmp_path)])
+    for address in (f"file://{tmp_path}", f"FILE://{tmp_path}/", "s3://bucket/videos", "S3://bucket/videos"):
+        assert not is_crawl([address])
     for words in (
         ["search:sad"],
         ["https://a.org/1"],
         [str(tmp_path / "l.txt")],
         [str(tmp_path), "search:sad"],
+        [f"file://{tmp_path}/l.txt"],
         ["no"],
     ):
         assert is_crawl(words)
@@ -107,6 +110,9 @@ def test_any_key_is_searched_for_once_and_as_it_is_written(keys):
         (["hole.csv"], "hole.csv: row 2 has no link"),
         (["bad.parquet"], "bad.parquet cannot be read as a table"),
         (["latin.txt"], "latin.txt is no UTF-8 text"),
+        (["s3:/bucket/videos"], "--source s3:/bucket/videos is no address; write s3://bucket/videos, or"),
+        (["https://a.org/1", "S3://b/videos"], "--source s3://b/videos is a folder; a folder stands alone"),
+        (["file:///no/such/folder"], "--source /no/such/folder: no such folder or list"),
         (["search:sad", "odd.txt"], "--source odd.txt: no such folder or list"),  # a broken symbolic link
     ],
 )

@@ -11,9 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import fields
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +33,8 @@ from pipeline.prepare import Recipe
 from pipeline.schema import CLIP_S, CODES, NUM_MELS, SAMPLE_RATES_HZ, SCORES, num_columns, sample_key
 from pipeline.spectrogram import mel_and_phase
 from pipeline.thumbnail import thumbnail
+from tests.pages import Page, chromium, contrast, visited
 from tests.pipeline.sets import SCORED, kept, left_out, make_set, picture
-
-CHROMIUM = Path("/usr/bin/chromium")
-VOID = {"meta", "link", "img", "br", "rect", "line", "image"}
 
 HOSTILE = [
     "<script>document.title='broken'</script>",
@@ -54,49 +50,6 @@ HOSTILE_LINKS = [
     "file:///etc/passwd",
     "//evil",
 ]
-
-
-class Page(HTMLParser):
-    """A page as a parser sees it: balanced tags, tables of text, every attribute."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.text = (folder / "report.html").read_text(encoding="utf-8")
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.tables: dict[str, list[list[str]]] = {}
-        self._region = ""
-        self._cell: list[str] | None = None
-        self.feed(self.text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        told = {name: value or "" for name, value in attributes}
-        self.tags.append((tag, told))
-        if tag not in VOID:
-            self.open.append(tag)
-        if told.get("role") == "region":
-            self._region = told["aria-label"]
-        if tag == "tr":
-            self.tables.setdefault(self._region, []).append([])
-        elif tag in ("td", "th"):
-            self._cell = []
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, {name: value or "" for name, value in attributes}))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-        if tag in ("td", "th"):
-            self.tables[self._region][-1].append(" ".join("".join(self._cell or []).split()))
-            self._cell = None
-
-    def handle_data(self, data):
-        if self._cell is not None:
-            self._cell.append(data)
-
-    def values(self, attribute: str) -> list[str]:
-        return [told[attribute] for _, told in self.tags if attribute in told]
 
 
 def number(cell: str) -> int:
@@ -579,13 +532,6 @@ def test_a_folder_that_is_no_set_is_told_in_one_line_with_code_2(mixed, tmp_path
 # --- how it looks ------------------------------------------------------------------------------------------------
 
 
-def _luminance(color: str) -> float:
-    """WCAG 2.2's relative luminance of #rrggbb."""
-    parts = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_text_has_a_contrast_of_4_5_and_bars_of_3_in_both_schemes(scheme):
     css = (report.TEMPLATES / "report.css").read_text()
@@ -594,28 +540,20 @@ def test_text_has_a_contrast_of_4_5_and_bars_of_3_in_both_schemes(scheme):
     )
     for text in ("text", "quiet", "link", "limit", "good", "warn"):
         for ground in ("ground", "panel"):
-            light, dark = sorted([_luminance(color[text]), _luminance(color[ground])], reverse=True)
-            assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+            assert contrast(color[text], color[ground]) >= 4.5, (text, ground)
     for text, ground, least in (
         ("code-text", "code", 4.5),
         ("chip-text", "chip", 4.5),
         ("kept", "panel", 3),
         ("dropped", "panel", 3),
     ):
-        light, dark = sorted([_luminance(color[text]), _luminance(color[ground])], reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= least, (text, ground)
+        assert contrast(color[text], color[ground]) >= least, (text, ground)
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no {CHROMIUM} on this machine; Debian's package chromium brings it")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+def browser():
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.mark.parametrize(
@@ -634,20 +572,9 @@ def test_in_a_browser_nothing_is_fetched_nothing_complains_and_nothing_sticks_ou
     request, browser, name, width, scheme
 ):
     folder: Path = request.getfixturevalue(name)
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda sent: asked.append(sent.url))
-    page.goto((folder / "report.html").as_uri())
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert page.title().endswith(": report")
-    assert page.evaluate("document.documentElement.scrollWidth") == width
     broken = "[...document.images].filter(i => { i.loading = 'eager'; return i.complete && !i.naturalWidth }).length"
-    assert page.evaluate(broken) == 0
-    assert page.evaluate("getComputedStyle(document.body).maxWidth") == "none"  # the style sheet's hash is the page's
-    assert page.evaluate("getComputedStyle(document.querySelector('nav')).position") == "sticky"
-    assert said == []
-    assert [url for url in asked if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
-    page.close()
+    with visited(browser, folder, width=width, scheme=scheme) as page:
+        assert page.evaluate(broken) == 0
+        assert (
+            page.evaluate("getComputedStyle(document.body).maxWidth") == "none"
+        )  # the style sheet's hash is the page's

@@ -24,7 +24,8 @@ from tests.pipeline.sets import picture
 from tests.pipeline.test_build import records, request, run
 from tests.pipeline.test_verify import forged, member
 from trainer.errors import UserError as TrainerError
-from trainer.loader import Loader, Order
+from trainer.loader import Loader
+from trainer.order import Order
 from trainer.shards import ShardSet
 
 KEY = "a-song_0123abcd_00012500"

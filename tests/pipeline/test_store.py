@@ -227,11 +227,11 @@ def test_the_same_content_again_is_the_same_file(store, folder):
 def test_a_file_dropped_leaves_its_row_and_dropping_it_again_is_no_mistake(store, folder):
     path = store.set_fetched(key(1), download(folder), fetch_s=4.0, versions=VERSIONS)
     digest = store.clip(key(1)).sha256
-    store.drop_file(digest)
+    store.drop_files([digest])
     assert path.exists()  # it waits to be prepared
     store.set_outcome(key(1), "kept")
     for _ in range(2):
-        store.drop_file(digest)
+        store.drop_files([digest])
         assert not path.exists()
     assert (store.clip(key(1)).state, store.clip(key(1)).sha256) == ("kept", digest)
 

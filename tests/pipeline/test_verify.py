@@ -22,9 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import shards, verify
+from pipeline.locking import single_writer
 from pipeline.page import clips
 from pipeline.schema import INDEX
-from pipeline.storage import single_writer
 from pipeline.tars import MAX_MEMBER_BYTES, TarError, read_samples
 from tests.pipeline.standing import LABELLED, Clip, build, copy
 

@@ -1,0 +1,88 @@
+"""A cluster of Ray: what is sent to its head, and how one is opened on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from flows.cluster import DIED, POLL_S, Cluster, Wrap, where_of
+from pipeline import remote
+from pipeline.errors import UserError
+from pipeline.locations import Folder
+from pipeline.workers import WorkerDiedError
+
+OBJECT_STORE_BYTES = 80_000_000  # the least that Ray takes; rows are all that goes through it
+
+
+def probe(address: str) -> list[str]:
+    """Command that ends with 0 if a head answers at an address."""
+    if address.startswith("ray://"):  # Ray's client, which has no other way to ask
+        return [sys.executable, "-c", "import sys, ray; ray.init(sys.argv[1]); ray.shutdown()", address]
+    return [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+
+
+class RayCluster(Cluster):
+    """A head of Ray and its workers."""
+
+    def __init__(self, wrap: Wrap, *, where: str) -> None:
+        import ray
+
+        super().__init__(wrap, where=where)
+        self._execute = ray.remote(num_cpus=1, max_retries=1)(remote.execute)
+
+    def _num_slots(self) -> int:
+        import ray
+
+        return int(ray.cluster_resources().get("CPU", 0))
+
+    def _send(self, call: remote.RemoteCall, name: str) -> Any:
+        return self._execute.options(name=name).remote(call)
+
+    def _is_done(self, sent: Any) -> bool:
+        import ray
+
+        return bool(ray.wait([sent], timeout=POLL_S)[0])
+
+    def _result(self, sent: Any) -> Any:
+        import ray
+        from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayTaskError, WorkerCrashedError
+
+        try:
+            return ray.get(sent)
+        except RayTaskError as error:
+            raise (error.cause or error) from None
+        except (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError) as error:
+            raise WorkerDiedError(DIED) from error
+
+
+@contextmanager
+def opened(address: str | None, num_workers: int, must_see: Sequence[Folder]) -> Iterator[Cluster]:
+    """Connect to a head, or start one with workers on this machine for as long as the context lasts.
+
+    Raises
+    ------
+    UserError
+        If it cannot be used.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what is built here is nobody else's business
+    from prefect_ray import RayTaskRunner
+
+    quiet = {"log_to_driver": False, "logging_level": "warning"}
+    local = {"address": "local", "num_cpus": num_workers, "include_dashboard": False}
+    runner = RayTaskRunner(
+        address=address, init_kwargs=quiet if address else quiet | local | {"object_store_memory": OBJECT_STORE_BYTES}
+    )
+    where = where_of("Ray", address)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # Ray tells of lost workers on it
+            stack.enter_context(runner)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"{where} cannot be used: {' '.join(str(error).split())}") from error
+        wrap = functools.partial(remote.wrap, must_see=must_see, owns_process=True)
+        yield RayCluster(wrap, where=where)
