@@ -20,11 +20,10 @@ from pathlib import Path
 import tyro
 
 from benchmarks import aims
-from benchmarks.measure import videos_of
+from benchmarks.measure import make_media, videos_of
 from pipeline import media
 
 MADE = 24  # videos, where none are given
-MADE_S = 30.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,25 +45,11 @@ def commands(folder: Path, config: Config) -> Iterator[list[str]]:
     yield ["peers", "--media", str(folder), *peer]
     yield ["cores", "--media", str(folder)]
     yield ["frames", "--media", str(folder)]
+    yield ["reading", "--media", str(folder)]
     yield ["runners"]
     if config.long:
         yield ["memory"]
         yield ["scale"]
-
-
-def make_media(folder: Path) -> Path:
-    """Videos at 360p whose picture moves everywhere, each with chords of its own."""
-    for number in range(MADE):
-        tones = "+".join(
-            f"0.15*sin(2*PI*{110 * 2 ** ((number * 5 + step) % 24 / 12):.2f}*t)*(0.6+0.4*sin({step}*t))"
-            for step in (1, 5, 8)
-        )
-        words = [media.ffmpeg_exe(), "-nostdin", "-v", "error"]
-        words += ["-f", "lavfi", "-i", f"mandelbrot=size=640x360:rate=25:start_x=-0.7{number:02d}:end_pts=900"]
-        words += ["-f", "lavfi", "-i", f"aevalsrc={tones}:s=44100", "-t", str(MADE_S)]
-        words += ["-c:v", "libx264", "-preset", "fast", "-pix_fmt", "yuv420p", "-c:a", "aac"]
-        subprocess.run([*words, str(folder / f"{number:02d}.mp4")], check=True)
-    return folder
 
 
 def main(config: Config) -> int:
@@ -74,7 +59,7 @@ def main(config: Config) -> int:
         return 2
     failed = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = config.media or make_media(Path(scratch))
+        folder = config.media or make_media(Path(scratch), MADE)
         for name, *flags in commands(folder, config):
             print(f"$ python -m benchmarks.{name} {' '.join(flags)}", flush=True)
             if subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *flags], check=False).returncode:

@@ -12,17 +12,34 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
 from trainer.files import flush, now, write_text
+from trainer.ranks import ALONE, Ranks
 
 Series = Literal["step", "best"]
+
+NEEDED = {"step", "batchnorm_reestimated"}
+"""What every ``state.json`` tells."""
+NEEDED_TO_GO_ON = {"epoch", "batch", "best"}
+
+_WRITE_ERRORS = (OSError, SafetensorError, RuntimeError)  # torch and safetensors turn the disk's errors into theirs
+
+
+class Stateful(Protocol):
+    """What has a state that a resumed run takes up: an optimiser, Fabric's precision with float16's scale."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Take it up."""
 
 
 def save(
@@ -31,37 +48,78 @@ def save(
     *,
     step: int,
     state: Mapping[str, Any],
-    optimizer: torch.optim.Optimizer | None = None,
+    resumable: Mapping[str, Stateful] | None = None,
+    beside: Mapping[str, nn.Module] | None = None,
     series: Series = "step",
+    ranks: Ranks = ALONE,
 ) -> Path:
-    """Write a checkpoint, then drop the older ones of its series.
+    """Write a checkpoint, then drop the older ones of its series; of several ranks one writes and all wait.
+
+    Of the series ``best`` all others go: one of a later step is of a branch that a resumed run gave up.
 
     Parameters
     ----------
     state
         JSON-able; ``step`` and the time are added.
-    optimizer
-        Left out of checkpoints that nothing is resumed from.
+    resumable
+        Whose states go into ``optimizer.pt``, with torch's random state, by name; None where nothing is resumed.
+    beside
+        Other modules that a resumed run needs, by name: each a file ``<name>.safetensors``.
+
+    Raises
+    ------
+    UserError
+        If it cannot be written; the older ones are as they were.
     """
-    folder = run / "checkpoints"
-    final = folder / f"{series}-{step:08d}"
-    if not final.exists():  # a resumed run comes to the same step with the same state
-        temporary = folder / f".{final.name}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(tensors, temporary / "model.safetensors")
-        if optimizer is not None:
-            torch.save({"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}, temporary / "optimizer.pt")
-        write_text(temporary / "state.json", json.dumps({"step": step, "saved": now(), **state}, indent=2) + "\n")
-        for path in temporary.iterdir():
-            flush(path)
-        temporary.rename(final)
-        flush(folder)
-    for older in folder.glob(f"{series}-*"):
-        if older.name < final.name:
-            shutil.rmtree(older)
+    final = run / "checkpoints" / f"{series}-{step:08d}"
+    states = None
+    if resumable is not None:
+        states = {name: each.state_dict() for name, each in resumable.items()} | {"rng": torch.get_rng_state()}
+    words = json.dumps({"step": step, "saved": now(), **state}, indent=2) + "\n"
+    ranks.lead(lambda: _write(final, modules={"model": model, **(beside or {})}, states=states, words=words))
     return final
+
+
+def _write(final: Path, *, modules: Mapping[str, nn.Module], states: Mapping[str, Any] | None, words: str) -> None:
+    folder, temporary = final.parent, final.with_name(f".{final.name}")
+    best = final.name.startswith("best")
+    if best or not final.exists():  # a resumed run comes to the same step with the same state, a best one apart
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            for file, module in modules.items():
+                tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+                save_file(tensors, temporary / f"{file}.safetensors")
+            if states is not None:
+                torch.save(states, temporary / "optimizer.pt")
+            write_text(temporary / "state.json", words)
+            for path in temporary.iterdir():
+                shutil.copymode(temporary / "state.json", path)  # safetensors lets nobody else read
+                flush(path)
+            _put(temporary, final)
+            flush(folder)
+        except _WRITE_ERRORS as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise UserError(
+                f"{final} cannot be written ({one_line(error)}); the checkpoints before it are whole: make room and go "
+                "on with --resume"
+            ) from None
+    for other in folder.glob(f"{final.name.split('-')[0]}-*"):
+        if other.name < final.name or (best and other != final):
+            shutil.rmtree(other)
+
+
+def _put(temporary: Path, final: Path) -> None:
+    """Rename a folder that is whole, in place of what may stand there.
+
+    A kill between two renames leaves none of this name; the run, which goes on from an earlier step, makes it again.
+    """
+    before = final.with_name(f"{temporary.name}.before")
+    shutil.rmtree(before, ignore_errors=True)
+    if final.exists():
+        final.rename(before)
+    temporary.rename(final)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def latest(run: Path, series: Series = "step") -> Path | None:
@@ -82,25 +140,30 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """Read a checkpoint's ``state.json``."""
     try:
         state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
-    except (OSError, ValueError) as error:
+        needed = NEEDED if checkpoint.name.startswith("best") else NEEDED | NEEDED_TO_GO_ON
+        if missing := sorted(needed - set(state)):
+            raise ValueError(f"it does not tell {', '.join(missing)}")
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{checkpoint}/state.json cannot be read ({error}); the checkpoint is damaged") from None
     return state
 
 
-def load_weights(checkpoint: Path, module: nn.Module, *, prefix: str = "") -> tuple[int, int]:
+def load_weights(checkpoint: Path, module: nn.Module, *, prefix: str = "", file: str = "model") -> tuple[int, int]:
     """Fill a module with a checkpoint's tensors; every name must be found on both sides.
 
     Parameters
     ----------
     prefix
         What the module's names begin with in the checkpoint, such as ``encoder.``.
+    file
+        Name that ``save`` gave the module, if it lay beside the model.
 
     Returns
     -------
     (int, int)
         Tensors and values loaded.
     """
-    path = checkpoint / "model.safetensors"
+    path = checkpoint / f"{file}.safetensors"
     try:
         stored = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -115,12 +178,13 @@ def load_weights(checkpoint: Path, module: nn.Module, *, prefix: str = "") -> tu
     return len(tensors), sum(tensor.numel() for tensor in tensors.values())
 
 
-def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Restore the optimiser and torch's random state; nothing is unpickled but tensors and plain values."""
+def load_states(checkpoint: Path, resumable: Mapping[str, Stateful]) -> None:
+    """Restore what ``save`` was given, and torch's random state; nothing is unpickled but tensors and plain values."""
     path = checkpoint / "optimizer.pt"
     try:
         stored = torch.load(path, weights_only=True, map_location="cpu")
-        optimizer.load_state_dict(stored["optimizer"])
+        for name, each in resumable.items():
+            each.load_state_dict(stored[name])
         torch.set_rng_state(stored["rng"])
     except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}); the checkpoint is damaged") from None

@@ -3,32 +3,49 @@
 Usage::
 
     python -m trainer.evaluate --run runs/first --shards shards/mved --split test
+    python -m trainer.evaluate --run runs/second --shards shards/mved --split test --against runs/first
 
-Writes into the run's folder (or ``--out``): ``metrics.json``; ``predictions.csv``, a row a sample; ``confusion.png``
-and ``roc.png``. The checkpoint that was best on the validation split is taken. Its own normalisation is applied, never
-the evaluated set's.
+Writes into the run's folder (or ``--out``): ``report.html``, all of it on one page; ``metrics.json``;
+``predictions.csv``, a row a sample; pictures for papers and slides. The checkpoint that was best on the validation
+split is taken. Its own normalisation is applied, never the evaluated set's. A run named by ``--against`` was scored
+on the same samples before; its predictions are read, not made again.
 """
 
-import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from trainer.checkpoint import latest, load_weights, read_state, require_latest
+from trainer.bootstrap import cluster_intervals
+from trainer.comparing import Compared, compare, read_compared, same_samples
+from trainer.devices import Device, Precision, default_workers, describe, start_fabric
+from trainer.errors import UserError, one_line
+from trainer.files import now, require_folder, require_own, says, together
 from trainer.inputs import Inputs
-from trainer.loader import Loader, Order
-from trainer.metrics import Predictions, predict, score
-from trainer.models.classifier import Classifier
-from trainer.models.presets import build_encoder, config_from_dict
-from trainer.plots import plot_confusion, plot_roc
-from trainer.runs import group_hashes, read_config, require_same, trained_groups, versions
-from trainer.runtime import Precision, default_workers, describe, entry, parse, require, say, start_fabric, warn
-from trainer.shards import ShardSet, groups_of, num_samples
+from trainer.leaks import chain, leaked, overlaps
+from trainer.loader import Loader
+from trainer.metrics import Predictions, mean_curve, predict, score
+from trainer.modalities import why_not_alone
+from trainer.order import Order
+from trainer.plots import plot_confusion, plot_mean_roc, plot_per_class, plot_reliability, plot_roc
+from trainer.predictions import in_tar_order, write_predictions
+from trainer.report import evaluation_page
+from trainer.runs import require_same, versions
+from trainer.runtime import entry, parse, require, say, warn
+from trainer.shards import ShardSet, fingerprint, keys_of, labels_of, num_samples
+from trainer.trained import open_trained
+from trainer.views import MAX_VIEWS, views
 
 PROG = "python -m trainer.evaluate"
+RESULTS = (
+    *("report.html", "metrics.json", "predictions.csv"),
+    *("confusion.png", "roc.png", "roc-compared.png", "reliability.png", "per-class.png"),
+)
+SUMMARY = ("n", "accuracy", "accuracy_interval", "macro_f1", "macro_f1_rounded", "roc_auc", "roc_auc_reason")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +60,29 @@ class Config:
     """Which of the set's splits: test, val or train."""
     out: str | None = None
     """Where the results go; by default into the run's folder."""
+    against: tuple[str, ...] = ()
+    """Runs scored before on the same samples, to compare with: their folders, or those that --out named."""
+    bootstrap: int = 2000
+    """Resamples of whole source groups, for intervals."""
+    seed: int = 0
+    """Of the resamples."""
+    test_crops: int = 1
+    """Views of a clip's pictures whose probabilities are averaged: whole, mirrored, then crops of both; at most 12."""
     batch_size: int = 8
     """Clips at a time."""
     workers: int | None = None
     """Reader processes; by default up to 4 beside a GPU, else 0."""
+    device: Device = "auto"
+    """auto is CUDA where there is any, else the CPU."""
     precision: Precision = "auto"
     """auto is bf16-mixed on CUDA, 32-true elsewhere."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the flag and the mend."""
         require(self.batch_size >= 1, f"--batch-size {self.batch_size}: give 1 or more")
+        require(1 <= self.test_crops <= MAX_VIEWS, f"--test-crops {self.test_crops}: give 1 to {MAX_VIEWS}")
+        require(self.bootstrap >= 100, f"--bootstrap {self.bootstrap}: give 100 or more")
+        require(0 <= self.seed < 2**32, f"--seed {self.seed}: give 0 to {2**32 - 1}")
         require(self.workers is None or self.workers >= 0, f"--workers {self.workers}: give 0 or more")
 
 
@@ -61,57 +91,91 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     cfg = parse(Config, argv, prog=PROG)
     run, out = Path(cfg.run), Path(cfg.out or cfg.run)
-    config = read_config(run)
-    require_same(run, config, kind="finetune")
+    trained = open_trained(run)
+    config, state, classifier = trained.config, trained.state, trained.classifier
+    require_folder(out)
+    require_own(out, RESULTS, mark=is_scored, by="an earlier trainer.evaluate")
 
     # --- data
     data = ShardSet.open(cfg.shards)
     labels = data.class_names
     require_same(run, config, recipe=data.manifest.recipe, labels=labels)
     shards = data.split(cfg.split)
-    seen = trained_groups(run)
-    groups = group_hashes(groups_of(shards))
-    if leaked := len(seen.intersection(groups)):
-        warn(
-            f"{leaked} of the {len(groups)} source groups of split {cfg.split} were trained on: "
-            "scores are flattered; build the set with splits by source group"
-        )
+    others = [read_compared(Path(name), labels, besides=out) for name in cfg.against]
+    truth = np.array(labels_of(shards))
+    others = [
+        replace(one, said=same_samples(keys_of(shards), truth, one.said, where=f"{one.folder}/predictions.csv"))
+        for one in others
+    ]
 
     # --- network
-    found = latest(run, "best") or require_latest(run)
-    state = read_state(found)
-    fabric = start_fabric(cfg.precision, seed=0)
-    classifier = Classifier(build_encoder(config_from_dict(config.network)), len(labels))
-    load_weights(found, classifier)
-    if not state["batchnorm_reestimated"]:
-        warn(f"{found} was saved mid-run, with batch-norm statistics that lag behind; let the run validate once first")
-    to_inputs = Inputs(classifier.encoder.inputs, config.normalization, fabric.device)
-    data.require(to_inputs.members)
+    fabric = start_fabric(cfg.precision, seed=0, device=cfg.device)
+    roles = classifier.encoder.inputs
+    if cfg.test_crops > 1 and all(spec.modality != "video" for spec in roles.values()):
+        raise UserError(f"--test-crops {cfg.test_crops}: {run} reads no pictures, and sound has one view; leave it out")
     model = fabric.setup(classifier)
-    say(f"run: {run}, {config.name}, {found.name}, {describe(fabric)}")
+    say(f"run: {run}, {config.name}, {trained.checkpoint.name}, {describe(fabric)}")
     say(f"data: {num_samples(shards)} samples of {cfg.shards}, split {cfg.split}")
 
-    # --- scores
-    workers = default_workers() if cfg.workers is None else cfg.workers
+    # --- what it says of each sample
+    workers = default_workers(fabric) if cfg.workers is None else cfg.workers
     order = Order(batch_size=cfg.batch_size, shuffle=False, workers=workers)
-    said = predict(model, Loader(data, shards, members=to_inputs.members, order=order).batches(), to_inputs)
-    scores = score(said.truth, said.probabilities, labels)
-    scores |= {
+
+    def said_with(*modalities: str) -> Predictions:
+        specs = {role: spec for role, spec in roles.items() if spec.modality in modalities}
+        to_inputs = Inputs(specs, config.normalization, fabric.device)
+        data.require(to_inputs.members)
+        batches = Loader(data, shards, members=to_inputs.members, order=order).batches()
+        seen = partial(views, num_views=cfg.test_crops)
+        return in_tar_order(predict(model, batches, to_inputs, views=seen), shards)
+
+    said = said_with("audio", "video")
+    reason = why_not_alone(config)
+    alone: dict[str, Any] = {}
+    for modality in () if reason else ("audio", "video"):
+        part = said_with(modality)
+        whole = score(part.truth, part.probabilities, labels)
+        alone[modality] = {name: whole[name] for name in SUMMARY}
+
+    # --- scores
+    seen = chain(run)
+    leaks = overlaps(seen, said.groups)
+    warnings = flattered(leaks, cfg.split, len(set(said.groups)))
+    if not state["batchnorm_reestimated"]:
+        warnings.append(
+            f"{trained.checkpoint} has batch-norm statistics that lag behind its weights; let the run validate once, "
+            "with --bn-batches 1 or more and training samples that can be read"
+        )
+    for text in warnings:
+        warn(text)
+    scores = {
+        **score(said.truth, said.probabilities, labels),
+        "source_groups": len(set(said.groups)),
+        "cluster_bootstrap": cluster_intervals(
+            said.truth, said.probabilities, said.groups, resamples=cfg.bootstrap, seed=cfg.seed
+        ),
+        "mean_roc": mean_curve(said.truth, said.probabilities),
+        "modalities": alone,
+        "modalities_reason": reason,
+        "leaked_groups": len(leaked(seen).intersection(said.groups)),
+        "leaks": leaks,
+        "without_leaked": without_leaked(said, leaked(seen), labels),
+        "against": [
+            one.about | compare(said, one.said, labels, resamples=cfg.bootstrap, seed=cfg.seed) for one in others
+        ],
+        "warnings": warnings,
         "run": str(run),
-        "checkpoint": found.name,
+        "checkpoint": trained.checkpoint.name,
         "network": config.name,
         "shards": cfg.shards,
         "split": cfg.split,
-        "leaked_groups": leaked,
+        "test_crops": cfg.test_crops,
+        "samples": fingerprint(shards),
+        "device": describe(fabric),
+        "evaluated": now(),
         "versions": versions(),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    write_predictions(said, labels, out / "predictions.csv")
-    title = f"{config.name}, {cfg.split}, n = {scores['n']}"
-    plot_confusion(np.array(scores["confusion"]), labels, out / "confusion.png", title=title)
-    areas = [scores["per_class"][label]["roc_auc"] for label in labels]
-    plot_roc(said.truth, said.probabilities, labels, out / "roc.png", areas=areas, title=title)
-    (out / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n")
+    write_results(out, run, scores, said, others)
 
     low, high = scores["accuracy_interval"]
     area = "not defined" if scores["roc_auc"] is None else f"{scores['roc_auc']:.3f}"
@@ -119,16 +183,73 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"accuracy {scores['accuracy']:.3f} (95% {low:.3f} to {high:.3f}), macro-F1 {scores['macro_f1']:.3f} "
         f"(rounded {scores['macro_f1_rounded']:.3f}), ROC-AUC {area}, n {scores['n']}"
     )
-    say(f"done: {out}/metrics.json, predictions.csv, confusion.png, roc.png")
+    for one in scores["against"]:
+        difference, test = one["difference"]["accuracy"], one["mcnemar"]
+        span = difference["interval"]
+        between = f" (95% {span[0]:+.3f} to {span[1]:+.3f})" if span else ""
+        say(f"against {one['run']}: accuracy {difference['value']:+.3f}{between}, McNemar p {test['p_value']:.3g}")
+    say(f"done: {out}/report.html, metrics.json, predictions.csv, pictures")
 
 
-def write_predictions(said: Predictions, labels: Sequence[str], path: Path) -> None:
-    """Write a row a sample: key, true class, likeliest class, probability of each class."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["key", "label", "predicted", *labels])
-        for key, truth, row in zip(said.keys, said.truth, said.probabilities, strict=True):
-            writer.writerow([key, labels[truth], labels[row.argmax()], *(f"{p:.6f}" for p in row)])
+def flattered(leaks: Sequence[dict[str, Any]], split: str, num_groups: int) -> list[str]:
+    """Say what makes the scores better than they would be on new videos, or hides whether it does."""
+    said = []
+    mend = "" if split == "train" else "; build the set with splits by source group"
+    for one in leaks:
+        where = "" if one is leaks[0] else f" by the run it starts from, {one['run']}"
+        if one["reason"]:
+            said.append(f"whether split {split} was trained on{where} cannot be told: {one['reason']}")
+        elif one["groups"]:
+            said.append(
+                f"{one['groups']} of the {num_groups} source groups of split {split} were trained on{where}: "
+                f"scores are flattered{mend}"
+            )
+    if split == "val":
+        said.append("the checkpoint was chosen by its scores on a validation split: those on split val are flattered")
+    return said
+
+
+def without_leaked(said: Predictions, seen: frozenset[str], labels: Sequence[str]) -> dict[str, Any] | None:
+    """Score the samples whose source groups were never trained on; None where those are all, or none."""
+    rows = [row for row, group in enumerate(said.groups) if group not in seen]
+    if not rows or len(rows) == len(said.groups):
+        return None
+    rest = said.at(rows)
+    scores = score(rest.truth, rest.probabilities, labels)
+    return {name: scores[name] for name in SUMMARY} | {"source_groups": len(set(rest.groups))}
+
+
+def is_scored(folder: Path) -> bool:
+    """Tell whether a folder is a run, or holds the scores of one."""
+    return says(folder / "config.json", "run_version") or says(folder / "metrics.json", "accuracy", "confusion")
+
+
+def write_results(out: Path, run: Path, scores: dict[str, Any], said: Predictions, others: Sequence[Compared]) -> None:
+    """Write page, scores, predictions and pictures: all of them or none."""
+    labels = scores["labels"]
+    title = f"{scores['network']}, {scores['split']}, n = {scores['n']}"
+    try:
+        with together(out, RESULTS, last="metrics.json") as made:
+            write_predictions(said, labels, made / "predictions.csv")
+            plot_confusion(np.array(scores["confusion"]), labels, made / "confusion.png", title=title)
+            areas = [scores["per_class"][label]["roc_auc"] for label in labels]
+            plot_roc(said.truth, said.probabilities, labels, made / "roc.png", areas=areas, title=title)
+            plot_reliability(scores["reliability"], made / "reliability.png", title=title)
+            plot_per_class(scores["per_class"], made / "per-class.png", title=title)
+            curves = {
+                f"{name} {area:.3f}": curve
+                for name, area, curve in [
+                    (scores["run"], scores["roc_auc"], scores["mean_roc"]),
+                    *((one["run"], one["scores"]["roc_auc"], one["mean_roc"]) for one in scores["against"]),
+                ]
+                if curve is not None
+            }
+            if others and curves:
+                plot_mean_roc(curves, made / "roc-compared.png", title=title)
+            (made / "report.html").write_text(evaluation_page(run, scores, said), encoding="utf-8")
+            (made / "metrics.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the results cannot be written to {out}: {one_line(error)}") from None
 
 
 if __name__ == "__main__":

@@ -1,101 +1,76 @@
-"""What a network reads, made of stored members on the device: float, standardised per channel, channels first."""
-
-from collections.abc import Mapping
-from typing import NamedTuple
+"""What a network reads, made of a batch's stored members on the device."""
 
 import torch
 from torch import Tensor
 
 from trainer.errors import UserError
-from trainer.loader import Batch
-from trainer.models.inputs import SIZE_PX, AudioInput, VideoInput
-from trainer.shards import MEMBERS, NUM_FRAMES, SAMPLE_RATES_HZ
+from trainer.models.inputs import CHANNEL_NAMES, AudioInput
+from trainer.models.preprocess import Moments, Preprocess, Specs, members_read, source_of
+from trainer.phase import Normalization, channel_moments, joined
+from trainer.readers import Batch
 
-MIN_STD = 1e-6  # below it a channel is constant and is left unscaled
+__all__ = ["Inputs", "Moments", "Specs", "members_read", "moments_read"]
 
-CHANNEL_NAMES = {"video": ("red", "green", "blue"), "audio": ("log-mel", "phase")}
-
-
-class Source(NamedTuple):
-    """Where a pathway's input is stored."""
-
-    member: str
-    every: int
-    """Frames between two that are read; 1 for audio."""
+COLOURS = ("red", "green", "blue")
 
 
-def source_of(spec: VideoInput | AudioInput) -> Source:
-    """Return the member that holds what a pathway reads.
+def moments_read(specs: Specs, stored: Moments, mode: Normalization = "channel") -> dict[str, dict[str, list[float]]]:
+    """Return the mean and standard deviation by which each channel that a network reads is standardised.
 
-    The slow pathway's 8 frames are every 8th of the 64 stored.
+    Parameters
+    ----------
+    stored
+        Of the stored channels: ``dataset.json``'s ``normalization``.
+    mode
+        ``channel``, its own of each; ``joint``, one of all values of a member, as the authors' public code has it: the
+        phase is then next to constant beside a log-mel in dB.
 
     Raises
     ------
-    ValueError
-        If no member does.
+    UserError
+        If the set tells none of a member that is read.
     """
-    if isinstance(spec, VideoInput):
-        if spec.size_px == SIZE_PX and NUM_FRAMES % spec.num_frames == 0:
-            return Source("frames", NUM_FRAMES // spec.num_frames)
-    else:
-        for member, rate_hz in SAMPLE_RATES_HZ.items():
-            if rate_hz == spec.sample_rate_hz and MEMBERS[member].shape[-1] == spec.num_frames:
-                return Source(member, 1)
-    raise ValueError(f"no stored member holds {spec}")
-
-
-def members_read(specs: Mapping[str, VideoInput | AudioInput]) -> tuple[str, ...]:
-    """Return the stored members that a network with these inputs needs."""
-    return tuple(dict.fromkeys(source_of(spec).member for spec in specs.values()))
+    if missing := sorted(set(members_read(specs)) - set(stored)):
+        raise UserError(f"dataset.json tells no normalization of {', '.join(missing)}; build the set again")
+    moments = {}
+    for spec in specs.values():
+        member = source_of(spec).member
+        own = {name: list(values) for name, values in stored[member].items()}
+        if isinstance(spec, AudioInput):
+            own = channel_moments(own, spec.phase)
+        moments[member] = joined(own) if mode == "joint" else own
+    return moments
 
 
 class Inputs:
-    """From a batch of ``trainer.loader`` to the network's inputs by role.
+    """From a batch of ``trainer.readers`` to the network's inputs by role.
 
     Parameters
     ----------
     specs
         ``encoder.inputs``.
     normalization
-        ``{member: {"mean": [...], "std": [...]}}`` per channel, of the stored values (frames: 0 to 255). A channel
-        whose std is 0, tiny or not a number is centred only.
+        What ``moments_read`` gives.
     """
 
-    def __init__(
-        self,
-        specs: Mapping[str, VideoInput | AudioInput],
-        normalization: Mapping[str, Mapping[str, list[float]]],
-        device: torch.device,
-    ) -> None:
-        self.specs = dict(specs)
-        self.sources = {role: source_of(spec) for role, spec in specs.items()}
-        self.members = members_read(specs)
+    def __init__(self, specs: Specs, normalization: Moments, device: torch.device) -> None:
+        self.preprocess = Preprocess(specs, normalization).to(device)
+        self.specs, self.sources = self.preprocess.specs, self.preprocess.sources
+        self.members = self.preprocess.members
         self.device = device
-        if missing := sorted(set(self.members) - set(normalization)):
-            raise UserError(f"dataset.json tells no normalization of {', '.join(missing)}; build the set again")
-        self._moments = {name: self._tensors(name, normalization[name]) for name in self.members}
+        self.moments = self.preprocess.moments
+        """(mean, std) of each member's channels, shaped to broadcast over ``video_BCTHW`` or ``mel_BCMT``."""
 
     @property
     def channel_names(self) -> dict[str, tuple[str, ...]]:
         """What the channels of each role are."""
-        return {role: CHANNEL_NAMES[spec.modality][: spec.shape[0]] for role, spec in self.specs.items()}
-
-    def _tensors(self, name: str, moments: Mapping[str, list[float]]) -> tuple[Tensor, Tensor]:
-        mean, std = (torch.tensor(moments[k], dtype=torch.float32, device=self.device) for k in ("mean", "std"))
-        std = torch.where(std.isfinite() & (std > MIN_STD), std, 1.0)
-        shape = (-1,) + (1,) * (len(MEMBERS[name].shape) - 1)  # channels first, broadcast over the rest
-        return mean.nan_to_num().view(shape), std.view(shape)
+        return {
+            role: CHANNEL_NAMES[spec.phase] if isinstance(spec, AudioInput) else COLOURS
+            for role, spec in self.specs.items()
+        }
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Return float32 ``video_BCTHW`` and ``mel_BCMT`` by role, on the device."""
-        members = {name: self._standardised(name, batch[name]) for name in self.members}
-        inputs = {}
-        for role, (member, every) in self.sources.items():
-            channels = self.specs[role].shape[0]
-            inputs[role] = members[member][:, :channels, ::every] if every > 1 else members[member][:, :channels]
-        return {role: x.contiguous() for role, x in inputs.items()}
-
-    def _standardised(self, name: str, stored: Tensor) -> Tensor:
-        values = stored.to(self.device, non_blocking=True).movedim(MEMBERS[name].channel_axis + 1, 1).float()
-        mean, std = self._moments[name]
-        return (values - mean) / std
+        stored = {name: batch[name].to(self.device, non_blocking=True) for name in self.members}
+        inputs: dict[str, Tensor] = self.preprocess(stored)
+        return inputs

@@ -1,28 +1,14 @@
-"""Shards to batches: one stream a reader, in the order of ``trainer.order``, resumed without reading what is done.
-
-A batch is a dict: ``keys`` (list of str), ``label`` (int64 (B,), absent where there are none) and the members wanted,
-still small: ``frames`` uint8 ``video_BTHWC``, ``mel_…`` float16 ``mel_BCMT``. ``trainer.inputs`` makes them large.
-"""
+"""Batches by epoch, round and step: as many on every rank, from any place on. ``trainer.readers`` makes them."""
 
 import itertools
-import signal
-from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-import numpy as np
-import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-
-from trainer.errors import UserError
-from trainer.order import Row, delivery_order, reading_order, turns
-from trainer.shards import Sample, Shard, ShardSet, num_samples
-from trainer.tars import read
-
-Batch = dict[str, Any]
-
-LOCAL_PROTOCOLS = {"file", "local"}
+from trainer.losses import Losses
+from trainer.order import Order
+from trainer.ranks import ALONE, Ranks
+from trainer.readers import Batch, Readers, blank
+from trainer.shards import Shard, ShardSet
 
 
 class Place(NamedTuple):
@@ -33,117 +19,41 @@ class Place(NamedTuple):
     """Of this rank, within the epoch."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What decides which sample comes when; two equal ones over equal shards give equal batches."""
+class Portion(NamedTuple):
+    """What one optimiser step is made of."""
 
-    batch_size: int
-    seed: int = 0
-    shuffle: bool = True
-    shuffle_buffer: int = 64
-    """Samples a reader holds; about 4.3 MB each for the slow-fast network."""
-    workers: int = 0
-    """Reader processes of a rank; 0 reads in the main process."""
-    rank: int = 0
-    num_ranks: int = 1
+    epoch: int
+    """The epoch that its batches are of."""
+    next: Place
+    """Where the next portion begins."""
+    batches: list[Batch]
+    weights: list[float]
+    """What the mean loss of each batch counts in the step's: its share of the samples."""
 
     @property
-    def readers_a_rank(self) -> int:
-        """Streams that this rank's batches come from."""
-        return max(1, self.workers)
-
-    def rows(self, shards: Sequence[Shard], epoch: int, reader: int) -> list[Row]:
-        """Rows of one reader, as it reads them."""
-        return reading_order(
-            [shard.rows for shard in shards],
-            seed=self.seed,
-            epoch=epoch,
-            reader=reader,
-            num_readers=self.readers_a_rank * self.num_ranks,
-            shuffle=self.shuffle,
-        )
-
-    def deliver(self, rows: Sequence[Row], epoch: int, reader: int) -> list[Row]:
-        """Return the same rows as they leave the reader."""
-        buffer = self.shuffle_buffer if self.shuffle else 1
-        return delivery_order(rows, buffer=buffer, seed=self.seed, epoch=epoch, reader=reader)
-
-    def num_batches(self, shards: Sequence[Shard], epoch: int, rank: int) -> list[int]:
-        """Batches that each of a rank's readers has in an epoch; the last of each may be short."""
-        readers = range(rank * self.readers_a_rank, (rank + 1) * self.readers_a_rank)
-        return [-(-len(self.rows(shards, epoch, reader)) // self.batch_size) for reader in readers]
-
-
-class _Stream(IterableDataset[Batch | UserError]):
-    """One reader's batches of one epoch. An error travels as a value: as an exception it would bring a traceback."""
-
-    def __init__(self, data: ShardSet, shards: Sequence[Shard], members: Sequence[str], order: Order) -> None:
-        self.data, self.shards, self.members, self.order = data, shards, members, order
-        self.start = torch.zeros(2, dtype=torch.int64)  # epoch and batch, shared: told to living workers
-        self.start.share_memory_()  # type: ignore[no-untyped-call]
-        self.verified: set[int] = set()  # shards whose hash this process has compared
-
-    def __iter__(self) -> Iterator[Batch | UserError]:
-        epoch, done = self.start.tolist()
-        worker = get_worker_info()
-        counts = self.order.num_batches(self.shards, epoch, self.order.rank)
-        # DataLoader starts with worker 0 again; so worker 0 becomes the reader whose turn it is.
-        local, delivered = turns(counts, done)[worker.id if worker else 0]
-        reader = self.order.rank * self.order.readers_a_rank + local
-        rows = self.order.rows(self.shards, epoch, reader)
-        wanted = self.order.deliver(rows, epoch, reader)[delivered * self.order.batch_size :]
-        try:
-            with closing(self._samples(rows, wanted)) as samples:
-                while taken := list(itertools.islice(samples, self.order.batch_size)):
-                    yield collate(taken)
-        except UserError as error:
-            yield error
-
-    def _samples(self, rows: Sequence[Row], wanted: Sequence[Row]) -> Generator[Sample, None, None]:
-        """Read ahead, in tar order, only as far as the next sample wanted: what is held is the shuffle buffer."""
-        held: dict[Row, Sample] = {}
-        with closing(self._read(rows, set(wanted))) as stream:
-            for row in wanted:
-                while row not in held:
-                    position, sample = next(stream)
-                    held[position] = sample
-                yield held.pop(row)
-            for _ in stream:  # nothing is left but the last shard's hash
-                pass
-
-    def _read(self, rows: Sequence[Row], wanted: Collection[Row]) -> Generator[tuple[Row, Sample], None, None]:
-        for number, group in itertools.groupby(rows, key=lambda row: row.shard):
-            positions = [row.position for row in group if row in wanted]
-            if positions:
-                verify = number not in self.verified
-                for position, sample in read(self.data.fs, self.shards[number], positions, self.members, verify=verify):
-                    yield Row(number, position), sample
-                self.verified.add(number)
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples."""
-    batch: Batch = {"keys": [sample.key for sample in samples]}
-    labels = [sample.label for sample in samples if sample.label is not None]
-    if labels:
-        batch["label"] = torch.tensor(labels)
-    for name in samples[0].arrays:
-        batch[name] = torch.from_numpy(np.stack([sample.arrays[name] for sample in samples]))
-    return batch
+    def ends_epoch(self) -> bool:
+        """Whether the epoch ends with it."""
+        return self.next.batch == 0
 
 
 class Loader:
     """Batches of some shards, epoch by epoch, from any place on.
 
-    Every sample comes exactly once an epoch; a reader's last batch may be short. With several ranks a shuffled epoch
-    ends with the rank that has the fewest batches, so that no rank waits for another in vain.
+    Every sample comes exactly once an epoch, unless classes are balanced; a reader's last batch may be short.
 
     Parameters
     ----------
     members
         Arrays wanted.
+    ranks
+        Those that read the other shares of the samples, as ``order`` counts them.
+    losses
+        Told of samples that cannot be read, if they may be; else such a sample ends everything.
     keep_workers
         Let worker processes live from epoch to epoch. Then only one iteration may be under way at a time.
+    verify
+        Compare each shard's hash with its record, the first time it is read. A loader that shall do so once in a run
+        must live as long; one of which a few batches alone are taken need not, as it would never come to an end.
     """
 
     def __init__(
@@ -153,58 +63,89 @@ class Loader:
         *,
         members: Sequence[str],
         order: Order,
+        ranks: Ranks = ALONE,
+        losses: Losses | None = None,
         keep_workers: bool = False,
+        verify: bool = True,
     ) -> None:
-        self.shards, self.order = shards, order
-        self._stream = _Stream(data, shards, members, order)
-        protocol = data.fs.protocol
-        local = not LOCAL_PROTOCOLS.isdisjoint([protocol] if isinstance(protocol, str) else protocol)
-        self._loader: DataLoader[Batch | UserError] = DataLoader(
-            self._stream,
-            batch_size=None,  # the readers make whole batches
-            num_workers=order.workers,
-            persistent_workers=keep_workers and order.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_ignore_interrupts if order.workers else None,
-            # An async file system (s3fs) must not be forked after use.
-            multiprocessing_context=("fork" if local else "spawn") if order.workers else None,
-        )
+        self.shards, self.order, self.ranks, self.members, self.losses = shards, order, ranks, members, losses
+        skip = losses is not None and losses.skip
+        self._readers = Readers(data, shards, members=members, order=order, skip=skip, keep=keep_workers, verify=verify)
 
     def num_batches(self, epoch: int) -> int:
-        """Batches of this rank in an epoch."""
-        ranks = range(self.order.num_ranks) if self.order.shuffle else [self.order.rank]
-        return min(sum(self.order.num_batches(self.shards, epoch, rank)) for rank in ranks)
+        """Batches in an epoch of the rank that has the most."""
+        return max(sum(self.order.num_batches(self.shards, epoch, rank)) for rank in range(self.order.num_ranks))
+
+    def num_steps(self, epoch: int, *, accumulate: int = 1) -> int:
+        """Portions of so many batches in an epoch; the last may be short."""
+        return -(-self.num_batches(epoch) // accumulate)
 
     def batches(self, epoch: int = 0, *, skip: int = 0) -> Iterator[Batch]:
-        """Yield an epoch's batches, the first ``skip`` left out without being read.
+        """Return this rank's batches of an epoch, the first ``skip`` left out without being read.
 
         Raises
         ------
         UserError
             If a shard is damaged or is not what its record says.
         """
-        self._stream.start.copy_(torch.tensor([epoch, skip]))
-        # To the very end where no rank waits for another: there the last shard's hash is compared.
-        together = self.order.shuffle and self.order.num_ranks > 1
-        for batch in itertools.islice(self._loader, self.num_batches(epoch) - skip if together else None):
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        return self._readers.batches(epoch, skip=skip)
 
-    def stream(self, start: Place, *, num_batches: int) -> Iterator[tuple[Place, Batch]]:
-        """Yield so many batches over as many epochs as that takes, each with the place where the next one begins."""
-        left = num_batches
+    def rounds(self, epoch: int = 0, *, done: int = 0, size: int = 1) -> Iterator[tuple[list[Batch], list[list[int]]]]:
+        """Yield up to ``size`` batches a time, as often on every rank, and how large every rank's are.
+
+        A rank whose batches have come to an end has an empty list. Samples that cannot be read leave their batch
+        smaller, and it is left out if none stays; if that may not be, what one rank cannot read ends all.
+        """
+        batches = self.batches(epoch, skip=done)
+        for _ in range(done, self.num_batches(epoch), size):
+            with self.ranks.together():
+                taken = list(itertools.islice(batches, size))
+            whole = [batch for batch in taken if batch["keys"]]
+            found = [damage for batch in taken for damage in batch["damaged"]]
+            told = self.ranks.gather(([len(batch["keys"]) for batch in whole], found))
+            if self.losses is not None:
+                self.losses.tell(itertools.chain(*(found for _, found in told)))
+            yield whole, [sizes for sizes, _ in told]
+        with self.ranks.together():
+            for _ in batches:  # nothing is left but the last shard's hash
+                pass
+
+    def shared(self, *, limit: int | None = None) -> Iterator[Batch]:
+        """Yield this rank's share of the samples; with a limit, so many batches over all ranks, as many on each.
+
+        Then a round in which a rank has no sample is left out on all: what was to be in its batch cannot be read. The
+        next ones are taken in its place.
+        """
+        rounds = self.rounds()
+        if limit is not None:
+            ranks = range(self.order.num_ranks)
+            shortest = min(sum(self.order.num_batches(self.shards, 0, rank)) for rank in ranks)
+            full = ((taken, sizes) for taken, sizes in itertools.islice(rounds, shortest) if all(sizes))
+            rounds = itertools.islice(full, -(-limit // len(ranks)))
+        for taken, _ in rounds:
+            yield from taken
+
+    def once(self) -> Iterator[Portion]:
+        """Yield one epoch, a batch a portion."""
+        return self.portions(Place(0, 0), num_steps=self.num_steps(0))
+
+    def portions(self, start: Place, *, num_steps: int, accumulate: int = 1) -> Iterator[Portion]:
+        """Yield so many portions of ``accumulate`` batches, over as many epochs as that takes, as many on every rank.
+
+        A rank that has fewer batches than another fills up with one that counts nothing. A portion without a sample
+        on any rank has no batches.
+        """
+        left = num_steps
         epoch, done = start
+        filler = blank(self.members)
         while left > 0:
             length = self.num_batches(epoch)
-            if not length:
-                raise UserError(f"{num_samples(self.shards)} samples are too few for {self.order.num_ranks} ranks")
-            for batch in itertools.islice(self.batches(epoch, skip=done), left):
-                done, left = done + 1, left - 1
-                yield (Place(epoch, done) if done < length else Place(epoch + 1, 0)), batch
+            for taken, sizes in itertools.islice(self.rounds(epoch, done=done, size=accumulate), left):
+                left, done = left - 1, min(done + accumulate, length)
+                total = sum(map(sum, sizes)) / self.order.num_ranks
+                weights = [len(batch["keys"]) / total for batch in taken]
+                filler = taken[-1] | {"filler": True} if taken else filler
+                missing = max(map(len, sizes)) - len(taken)
+                place = Place(epoch, done) if done < length else Place(epoch + 1, 0)
+                yield Portion(epoch, place, taken + [filler] * missing, weights + [0.0] * missing)
             epoch, done = epoch + 1, 0
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Let the main process alone answer Ctrl-C, which reaches the whole group: it still wants its batches."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,7 +11,7 @@ from torch import nn
 
 from trainer.checkpoint import latest, load_weights, read_state, require_latest
 from trainer.errors import UserError
-from trainer.files import write_text
+from trainer.files import require_empty, require_folder, write_text
 from trainer.runs import Kind, RunConfig, group_hashes, read_config, require_resumable, require_same
 
 
@@ -37,11 +37,23 @@ def open_run(
     (RunConfig, str)
         The run's settings, and why its weights come from where they do.
     """
+    require_folder(run)
     if resume and (run / "config.json").exists():
         stored = read_config(run)
         require_resumable(run, stored, config)
         return stored, "as the run began"
-    source, why = choose_init(init, root=root, network=config.network, recipe=config.recipe)
+    source, why = choose_init(
+        init,
+        root=root,
+        network=config.network,
+        recipe=config.recipe,
+        normalization=config.train["normalization"],
+    )
+    if source is None and config.train["freeze_batchnorm"]:
+        raise UserError(
+            "--freeze-batchnorm keeps statistics that a pretrained run brings, and this one starts from scratch "
+            f"({why}); give --init RUN, or leave it out"
+        )
     config = replace(config, init=init_record(source))
     begin(run, config, groups=groups)
     return config, why
@@ -57,8 +69,7 @@ def begin(run: Path, config: RunConfig, *, groups: Iterable[str]) -> None:
     """
     if (run / "config.json").exists():
         raise UserError(f"--out {run} exists already; add --resume to go on with it, or name another folder")
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UserError(f"--out {run} is no run, and not empty either; name another folder")
+    require_empty(run, but=("groups.json", ".groups.json", ".config.json"))  # a kill between the two leaves these
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / "groups.json", json.dumps(group_hashes(groups)))
     write_text(run / "config.json", json.dumps(asdict(config), indent=2) + "\n")
@@ -66,20 +77,33 @@ def begin(run: Path, config: RunConfig, *, groups: Iterable[str]) -> None:
 
 def init_record(run: Path | None) -> dict[str, Any] | None:
     """Return what a new run notes of the one it starts from."""
-    found = latest(run) if run is not None else None
-    return None if found is None else {"run": str(run), "step": read_state(found)["step"]}
+    return None if run is None else {"run": str(run), "step": read_state(_best_or_last(run))["step"]}
 
 
-def initialise(init: Mapping[str, Any], module: nn.Module, *, prefix: str = "") -> str:
-    """Fill a module with the weights of ``RunConfig.init``'s run, and say what was loaded."""
-    run = Path(init["run"])
-    found = require_latest(run)
-    tensors, values = load_weights(found, module, prefix=prefix)
-    return f"{run} at step {read_state(found)['step']}, {tensors} tensors, {values:,} values"
+def _best_or_last(run: Path) -> Path:
+    """Return the checkpoint of a pretrained run that its probe found best, or the last where it had no probe."""
+    return latest(run, "best") or require_latest(run)
+
+
+def initialise(init: Mapping[str, Any], **modules: nn.Module) -> str:
+    """Fill modules with the weights of ``RunConfig.init``'s run, and say what was loaded.
+
+    What its probe found best is taken, else its last state.
+
+    Parameters
+    ----------
+    **modules
+        By their names in the run's model.
+    """
+    found = _best_or_last(Path(init["run"]))
+    loaded = [load_weights(found, module, prefix=f"{name}.") for name, module in modules.items()]
+    tensors, values = (sum(counts) for counts in zip(*loaded, strict=True))
+    which = ", the best by its probe" if found.name.startswith("best") else ""
+    return f"{init['run']} at step {read_state(found)['step']}{which}, {tensors} tensors, {values:,} values"
 
 
 def choose_init(
-    init: str, *, root: Path, network: Mapping[str, Any], recipe: Mapping[str, Any]
+    init: str, *, root: Path, network: Mapping[str, Any], recipe: Mapping[str, Any], normalization: str
 ) -> tuple[Path | None, str]:
     """Decide where weights come from.
 
@@ -87,7 +111,7 @@ def choose_init(
     ----------
     init
         A pretrained run's folder, ``scratch``, or ``auto``: the newest pretrained run below ``root`` that has the same
-        network, was trained on shards of the same recipe, and has a checkpoint.
+        network, was trained on shards of the same recipe, standardised alike, and has a checkpoint.
 
     Returns
     -------
@@ -103,7 +127,7 @@ def choose_init(
         return None, "as asked"
     if init != "auto":
         run = Path(init)
-        _require_fit(run, network=network, recipe=recipe)
+        _require_fit(run, network, recipe, normalization)
         return run, "as asked"
     fitting: list[tuple[str, Path]] = []
     reasons: list[str] = []
@@ -111,7 +135,7 @@ def choose_init(
         try:
             config = read_config(run)
             if config.kind == "pretrain":
-                _require_fit(run, network=network, recipe=recipe)
+                _require_fit(run, network, recipe, normalization)
                 fitting.append((config.created, run))
         except UserError as error:
             reasons.append(str(error))
@@ -122,6 +146,12 @@ def choose_init(
     return None, f"no pretrained run in {root}; make one: python -m trainer.pretrain --shards shards/unlabeled"
 
 
-def _require_fit(run: Path, *, network: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
-    require_same(run, read_config(run), kind="pretrain", network=network, recipe=recipe)
+def _require_fit(run: Path, network: Mapping[str, Any], recipe: Mapping[str, Any], normalization: str) -> None:
+    config = read_config(run)
+    require_same(run, config, kind="pretrain", network=network, recipe=recipe)
+    if config.train["normalization"] != normalization:
+        raise UserError(
+            f"{run} was trained with --normalization {config.train['normalization']}, here it is {normalization}; "
+            "give the same"
+        )
     require_latest(run)

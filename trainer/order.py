@@ -4,11 +4,16 @@ A *reader* is one worker process of one rank. Resuming replays this order and dr
 queue and no buffer is ever saved.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from trainer.sampling import balanced_rounds
+from trainer.shards import Shard
 
 
 class Row(NamedTuple):
@@ -16,10 +21,75 @@ class Row(NamedTuple):
 
     shard: int
     position: int
+    turn: int = 0
+    """Which time round the set it is read, where an epoch takes several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What decides which sample comes when; two equal ones over equal shards give equal batches."""
+
+    batch_size: int
+    seed: int = 0
+    shuffle: bool = True
+    shuffle_buffer: int = 64
+    """Samples a reader holds; about 4.3 MB each for the slow-fast network."""
+    balanced: bool = False
+    """Repeat samples of smaller classes: ``trainer.sampling``."""
+    workers: int = 0
+    """Reader processes of a rank; 0 reads in the main process."""
+    rank: int = 0
+    num_ranks: int = 1
+
+    @property
+    def readers_a_rank(self) -> int:
+        """Streams that this rank's batches come from."""
+        return max(1, self.workers)
+
+    def rows(self, shards: Sequence[Shard], epoch: int, reader: int) -> list[Row]:
+        """Rows of one reader, as it reads them."""
+        orders = (
+            reading_order(positions, reader=reader, turn=turn, **self._dealing(epoch))
+            for turn, positions in enumerate(self._turns(shards, epoch))
+        )
+        return list(itertools.chain.from_iterable(orders))
+
+    def _turns(self, shards: Sequence[Shard], epoch: int) -> Sequence[Sequence[Sequence[int]]]:
+        """Positions used of each shard, each time round the set."""
+        rows = [shard.rows for shard in shards]
+        if not self.balanced:
+            return [rows]
+        return balanced_rounds([shard.labels for shard in shards], rows, seed=self.seed, epoch=epoch)
+
+    def _dealing(self, epoch: int) -> dict[str, Any]:
+        num_readers = self.readers_a_rank * self.num_ranks
+        return {"seed": self.seed, "epoch": epoch, "num_readers": num_readers, "shuffle": self.shuffle}
+
+    def deliver(self, rows: Sequence[Row], epoch: int, reader: int) -> list[Row]:
+        """Return the same rows as they leave the reader."""
+        buffer = self.shuffle_buffer if self.shuffle else 1
+        return delivery_order(rows, buffer=buffer, seed=self.seed, epoch=epoch, reader=reader)
+
+    def num_batches(self, shards: Sequence[Shard], epoch: int, rank: int) -> list[int]:
+        """Batches that each of a rank's readers has in an epoch; the last of each may be short."""
+        sizes = [[len(rows) for rows in positions] for positions in self._turns(shards, epoch)]
+        counts = []
+        for reader in range(rank * self.readers_a_rank, (rank + 1) * self.readers_a_rank):
+            dealing = self._dealing(epoch)
+            rows = sum(num_rows(of_shards, reader=reader, turn=turn, **dealing) for turn, of_shards in enumerate(sizes))
+            counts.append(-(-rows // self.batch_size))
+        return counts
 
 
 def reading_order(
-    shards: Sequence[Sequence[int]], *, seed: int, epoch: int, reader: int, num_readers: int, shuffle: bool
+    shards: Sequence[Sequence[int]],
+    *,
+    seed: int,
+    epoch: int,
+    reader: int,
+    num_readers: int,
+    shuffle: bool,
+    turn: int = 0,
 ) -> list[Row]:
     """Return the rows that one reader reads, shard after shard, each in tar order.
 
@@ -30,13 +100,31 @@ def reading_order(
     ----------
     shards
         Positions wanted of each shard, in tar order.
+    turn
+        Which time round the set this is within the epoch.
     """
-    numbers = list(range(len(shards)))
-    if shuffle:
-        numbers = np.random.default_rng([seed, epoch]).permutation(len(shards)).tolist()
-    dealt = len(numbers) - len(numbers) % num_readers
-    whole = [Row(n, position) for n in numbers[reader:dealt:num_readers] for position in shards[n]]
-    return whole + [Row(n, position) for n in numbers[dealt:] for position in shards[n][reader::num_readers]]
+    draw = [seed, epoch, turn] if shuffle else None
+    whole, split = _deal(len(shards), reader=reader, num_readers=num_readers, draw=draw)
+    rows = [Row(n, position, turn) for n in whole for position in shards[n]]
+    return rows + [Row(n, position, turn) for n in split for position in shards[n][reader::num_readers]]
+
+
+def num_rows(
+    sizes: Sequence[int], *, seed: int, epoch: int, reader: int, num_readers: int, shuffle: bool, turn: int = 0
+) -> int:
+    """Return how many rows ``reading_order`` gives for shards of these sizes, without listing them."""
+    draw = [seed, epoch, turn] if shuffle else None
+    whole, split = _deal(len(sizes), reader=reader, num_readers=num_readers, draw=draw)
+    return sum(sizes[n] for n in whole) + sum(len(range(reader, sizes[n], num_readers)) for n in split)
+
+
+def _deal(num_shards: int, *, reader: int, num_readers: int, draw: list[int] | None) -> tuple[list[int], list[int]]:
+    """Return the shards that a reader has to itself, and those that all readers share; shuffled by a seed, if any."""
+    numbers = list(range(num_shards))
+    if draw is not None:
+        numbers = np.random.default_rng(draw).permutation(num_shards).tolist()
+    dealt = num_shards - num_shards % num_readers
+    return numbers[reader:dealt:num_readers], numbers[dealt:]
 
 
 def delivery_order(rows: Sequence[Row], *, buffer: int, seed: int, epoch: int, reader: int) -> list[Row]:

@@ -1,5 +1,6 @@
 """What a run leaves of every step: a line of JSON, a point in TensorBoard, a progress bar."""
 
+import contextlib
 import json
 import math
 import time
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -16,25 +18,31 @@ from tqdm import tqdm
 class RunLog:
     """One JSON object a step in ``log.jsonl``, the same numbers in TensorBoard, and a progress bar.
 
-    A resumed run forgets what was logged after its checkpoint: those steps come again.
+    A resumed run forgets what was logged after its checkpoint: those steps come again. One that begins anew forgets
+    all. Of several ranks one writes.
     """
 
-    def __init__(self, run: Path, *, step: int, num_steps: int) -> None:
+    def __init__(self, run: Path, *, step: int, num_steps: int, writes: bool = True) -> None:
+        self._writes = writes
+        if not writes:
+            return
         path = run / "log.jsonl"
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
+        kept = [line for line in _complete_lines(path) if _step_of(line) <= step] if step else []
         temporary = path.with_name(".log.jsonl")
         temporary.write_text("".join(kept))
         temporary.replace(path)
         self._file = path.open("a")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else 0)
         self._last = time.perf_counter()
         self._bar = tqdm(total=num_steps, initial=step, unit="step", disable=None, dynamic_ncols=True)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Record numbers of a step, and the seconds since the record before; ``kind`` is train or val.
+        """Record numbers of a step, and the seconds since the record before; ``kind`` is train, val or probe.
 
         What is not a finite number is null in JSON.
         """
+        if not self._writes:
+            return
         now = time.perf_counter()
         values["seconds"], self._last = round(now - self._last, 4), now
         record = {"step": step, "kind": kind, **{name: _finite(value) for name, value in values.items()}}
@@ -47,24 +55,42 @@ class RunLog:
             self._bar.update()
             self._bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
 
+    def picture(self, name: str, step: int, picture: np.ndarray) -> None:
+        """Show a picture, uint8 (height, width, 3), in TensorBoard."""
+        if self._writes:
+            self._board.add_image(name, picture, step, dataformats="HWC")
+
     def close(self) -> None:
         """Flush everything."""
-        self._bar.close()
-        self._file.close()
-        self._board.close()
+        if not self._writes:
+            return
+        with contextlib.closing(self._board), self._file:
+            self._bar.close()
 
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except OSError:
+            if error is None:  # else what came first tells more
+                raise
 
 
 def _complete_lines(path: Path) -> list[str]:
     """Return the lines of a log; the last may have been cut by a kill."""
     if not path.is_file():
         return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _step_of(line: str) -> float:
+    """Return the step that a line of a log tells of; infinity where it is broken, which no run gets to."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _finite(value: Any) -> Any:

@@ -21,10 +21,14 @@ from trainer.files import now
 
 Kind = Literal["pretrain", "finetune"]
 
-RUN_VERSION = 1
+RUN_VERSION = 2
 SAME_MEANING = ("modality", "frames", "jpeg_quality")
 """Settings of a recipe that decide what is stored, and in what form, but not what the arrays mean."""
-MAY_CHANGE = {"shards", "out", "runs", "init", "resume", "epochs", "max_steps", "checkpoint_every"}
+LENGTH = {"epochs", "max_steps"}
+OTHER_WAYS = {"device", "compile", "channels_last", "checkpoint_activations"}
+"""Settings that are other ways to compute the same."""
+MAY_CHANGE = {"shards", "out", "runs", "init", "resume", "fold", "damaged", *LENGTH, *OTHER_WAYS}
+MAY_CHANGE |= {"checkpoint_every", "probe_every", "pictures_every"}
 """Training settings that a resumed run may change: they shape no step already taken."""
 
 
@@ -57,9 +61,9 @@ class RunConfig:
         return f"{self.network['network']} {self.preset}"
 
 
-def versions() -> dict[str, str]:
-    """Return the releases that a run's numbers may depend on."""
-    names = ("music-video-emotion", "torch", "lightning", "numpy", "scikit-learn")
+def versions(*others: str) -> dict[str, str]:
+    """Return the releases that a run's numbers may depend on, and those of other packages, as far as they are there."""
+    names = ("music-video-emotion", "torch", "lightning", "numpy", "scikit-learn", *others)
     return {name: metadata.version(name) for name in names if any(metadata.distributions(name=name))}
 
 
@@ -74,6 +78,11 @@ def read_config(run: Path) -> RunConfig:
     path = run / "config.json"
     if not run.is_dir():
         raise UserError(f"{run}: there is no such run folder")
+    if (run / "folds.json").is_file():
+        raise UserError(
+            f"{run} is a cross-validation, scored by itself when its last fold was done; of its runs name one, such as "
+            f"{run}/fold-0"
+        )
     if not path.is_file():
         raise UserError(f"{run} is no run: it has no config.json; give a folder that pretrain or finetune wrote")
     try:
@@ -85,8 +94,27 @@ def read_config(run: Path) -> RunConfig:
         raise UserError(f"{path} cannot be read ({error!r}); give a folder that pretrain or finetune wrote") from None
 
 
+def read_folds(run: Path) -> dict[str, Any]:
+    """Read a cross-validation's ``folds.json``: its flags as ``train``, the samples it divides as ``data``.
+
+    Raises
+    ------
+    UserError
+        If it is damaged.
+    """
+    path = run / "folds.json"
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text())
+        return raw | {"train": dict(raw["train"]), "data": raw["data"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error!r}); begin another cross-validation") from None
+
+
 def stored_flags(run: Path) -> dict[str, Any] | None:
-    """Return the flags a run was begun with, if there is one."""
+    """Return the flags a run, or a cross-validation, was begun with, if there is one."""
+    if (run / "folds.json").exists():
+        flags: dict[str, Any] = read_folds(run)["train"]
+        return {name: value for name, value in flags.items() if name != "fold"}  # each command names its own, or all
     return read_config(run).train if (run / "config.json").exists() else None
 
 
@@ -99,14 +127,22 @@ def require_resumable(run: Path, stored: RunConfig, config: RunConfig) -> None:
         If phase, network, recipe, labels, samples, or a flag that shapes the steps differ.
     """
     require_same(run, stored, kind=config.kind, network=config.network, recipe=config.recipe, labels=config.labels)
-    for flag, value in config.train.items():
-        if flag not in MAY_CHANGE and stored.train.get(flag) != value:
-            raise UserError(
-                f"--{flag.replace('_', '-')} {value}, but {run} was begun with {stored.train.get(flag)}; "
-                "leave the flag out, or begin another run"
-            )
+    require_same_flags(run, stored.train, config.train)
     if stored.data != config.data:
         raise UserError(f"{run} was begun on other samples than the set holds now; begin another run")
+
+
+def require_same_flags(run: Path, stored: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
+    """Refuse flags that shape steps and are not those that a run was begun with."""
+    planned = bool(stored.get("cosine") or stored.get("warmup"))  # then the number of steps shapes each of them
+    for flag, value in flags.items():
+        may_change = flag in MAY_CHANGE and not (planned and flag in LENGTH)
+        before = stored.get(flag, value)
+        if not may_change and before != json.loads(json.dumps(value)):  # there a tuple is a list
+            raise UserError(
+                f"--{flag.replace('_', '-')} {value}, but {run} was begun with {before}; "
+                "leave the flag out, or begin another run"
+            )
 
 
 def require_same(
@@ -124,7 +160,7 @@ def require_same(
     if network is not None and (flag := first_difference(stored.network, network)):
         raise UserError(
             f"{run} holds another network ({stored.name}): its {flag} is {_shown(stored.network.get(flag))}, "
-            f"here {_shown(network.get(flag))}; give the --network, --preset and --modality it was made with"
+            f"here {_shown(network.get(flag))}; give the --network, --preset, --modality and --phase it was made with"
         )
     if recipe is not None and (name := first_difference(stored.recipe, recipe, but=SAME_MEANING)):
         raise UserError(
@@ -151,10 +187,9 @@ def _shown(value: Any) -> str:
 
 def group_hashes(groups: Iterable[str]) -> list[str]:
     """Hash source groups: enough to find them again, without telling which they were."""
-    return sorted({hashlib.sha256(group.encode()).hexdigest()[:16] for group in groups})
+    return sorted({group_hash(group) for group in groups})
 
 
-def trained_groups(run: Path) -> set[str]:
-    """Return the hashes of the source groups that a run was trained on."""
-    path = run / "groups.json"
-    return set(json.loads(path.read_text())) if path.is_file() else set()
+def group_hash(group: str) -> str:
+    """Hash one source group."""
+    return hashlib.sha256(group.encode()).hexdigest()[:16]

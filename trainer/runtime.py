@@ -1,31 +1,36 @@
-"""What every entry needs around its loop: flags, device, seed, signals, checks, one-line errors."""
+"""What every entry needs around its loop: flags, words, one-line errors."""
 
 import argparse
 import contextlib
+import errno
 import functools
 import io
-import math
 import os
+import re
+import select
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import torch
+import torch.distributed
 import tyro
-from lightning.fabric import Fabric, seed_everything
-from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
 
-Precision = Literal["auto", "32-true", "bf16-mixed"]
-
+OUT_OF_MEMORY = (
+    "out of memory: give a smaller --batch-size with more --accumulate, --checkpoint-activations, on a GPU --precision "
+    "bf16-mixed, or a smaller --preset"
+)
+READER_KILLED = (
+    "a reader process was killed, as the kernel does where memory runs out: give fewer --workers, or a smaller "
+    "--shuffle-buffer in training; a run goes on with --resume"
+)
 BAD_INPUT = 2  # exit status; a signal's is 128 and its number
-MAX_KEYS_SHOWN = 8
 
 _Config = TypeVar("_Config")
 _P = ParamSpec("_P")
@@ -34,16 +39,24 @@ _P = ParamSpec("_P")
 # --- words -------------------------------------------------------------------------------------------------------
 
 
+def speaks() -> bool:
+    """Tell whether this process is the one of its run that speaks, by what launchers set in the environment."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
 def say(text: str) -> None:
-    """Print a line, now."""
-    tqdm.write(text, file=sys.stdout)
-    sys.stdout.flush()
+    """Print a line, now; what the terminal's encoding lacks, as numbers."""
+    if speaks():
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        tqdm.write(text.encode(encoding, "backslashreplace").decode(encoding), file=sys.stdout)
+        sys.stdout.flush()
 
 
 def warn(text: str) -> None:
     """Print a warning, one line on stderr."""
-    tqdm.write(f"warning: {text}", file=sys.stderr)
-    sys.stderr.flush()
+    if speaks():
+        tqdm.write(f"warning: {text}", file=sys.stderr)
+        sys.stderr.flush()
 
 
 def entry(main: Callable[_P, None]) -> Callable[_P, None]:
@@ -52,23 +65,72 @@ def entry(main: Callable[_P, None]) -> Callable[_P, None]:
     @functools.wraps(main)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
-            main(*args, **kwargs)
-        except UserError as error:
-            _fail(str(error))
-        except KeyboardInterrupt:
-            _fail("interrupted", 128 + signal.SIGINT)
+            with _parting():
+                main(*args, **kwargs)
+                sys.stdout.flush()
+        except UserError as error:  # every rank's, or told to every rank
+            _fail(str(error) if speaks() else "")
+        except KeyboardInterrupt as stop:
+            _fail("interrupted" if speaks() else "", 128 + (stop.args[0] if stop.args else signal.SIGINT))
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at exit
+                _fail("", 128 + signal.SIGPIPE)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _fail(f"the disk is full ({one_line(error)}): make room; a run goes on with --resume")
         except (RuntimeError, MemoryError) as error:
-            if "out of shared memory" in str(error):
+            if "out of shared memory" in str(error) or "unable to allocate shared memory" in str(error):
                 _fail("the reader processes ran out of shared memory (/dev/shm): give fewer --workers, 0 uses none")
+            if re.match(r"DataLoader worker \(pid.*\) (is killed by signal|exited unexpectedly)", str(error)):
+                _fail(READER_KILLED)
+            if isinstance(error, torch.distributed.DistError) or "Connection closed by peer" in str(error):
+                _fail("another process of this run ended; what it said tells why, and --resume goes on")
             if not is_out_of_memory(error):
                 raise
-            _fail("out of memory: give a smaller --batch-size, or a smaller --preset")
+            _fail(OUT_OF_MEMORY)
 
     return run
 
 
+@contextlib.contextmanager
+def _parting() -> Iterator[None]:
+    """Leave the other processes of a run, if there are any, unless they broke off.
+
+    torch's threads must have ended before the interpreter does: one that wants the GIL later aborts the process.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError):
+        raise  # the others may wait for this process, or be gone: nothing is to be agreed with them
+    except BaseException:
+        _leave_group()
+        raise
+    else:
+        _leave_group()
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _nobody_reads() -> bool:
+    """Tell whether the reader of standard output has gone, as ``| head`` does: it is told as an error of the pipe."""
+    output = select.poll()
+    output.register(1, 0)
+    return any(state & select.POLLERR for _, state in output.poll(0))
+
+
+def leave(number: int, text: str) -> NoReturn:
+    """Say how to go on, and exit with the status that tells the signal."""
+    say(text)
+    raise SystemExit(128 + number)
+
+
 def _fail(text: str, status: int = BAD_INPUT) -> NoReturn:
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    if text:
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
     raise SystemExit(status) from None
 
 
@@ -86,6 +148,7 @@ def parse(
     *,
     prog: str,
     stored: Callable[[Path], dict[str, Any] | None] | None = None,
+    recipes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> _Config:
     """Read flags into a frozen dataclass.
 
@@ -94,6 +157,8 @@ def parse(
     stored
         Returns the flags a run was begun with: with ``--out RUN --resume`` they are the defaults, so that going on
         needs no other flag.
+    recipes
+        What flags are by default under each value of ``--recipe``. A flag that is given wins, whatever its value.
 
     Raises
     ------
@@ -102,14 +167,22 @@ def parse(
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     default: Any = None
-    if stored is not None:
-        known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        known.add_argument("--out")
-        known.add_argument("--resume", action="store_true")
-        peeked, _ = known.parse_known_args(argv)
-        if peeked.out and peeked.resume and (flags := stored(Path(peeked.out))) is not None:
-            names = config_type.__dataclass_fields__  # type: ignore[attr-defined]
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in ("--out", "--recipe"):
+        known.add_argument(flag, nargs="?")
+    known.add_argument("--resume", action="store_true")
+    peeked, _ = known.parse_known_args(argv)
+    names = config_type.__dataclass_fields__  # type: ignore[attr-defined]
+    if stored and peeked.out and peeked.resume and (flags := stored(Path(peeked.out))) is not None:
+        try:
             default = config_type(**{name: value for name, value in flags.items() if name in names})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{peeked.out} cannot go on: of the flags it was begun with, {one_line(error)}; begin another run"
+            ) from None
+    elif recipes and peeked.recipe in recipes:
+        must = {name: tyro.MISSING for name, field in names.items() if _is_required(field)}
+        default = config_type(**must, **recipes[peeked.recipe])
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -127,6 +200,10 @@ def parse(
         raise UserError(f"{_unboxed(box.getvalue())} (see {prog} --help)") from None
 
 
+def _is_required(field: Any) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
 def _unboxed(text: str) -> str:
     """Take the words out of tyro's box, up to its own pointer to the help."""
     words = " ".join(line.strip("│╭╮╰╯─ ") for line in text.splitlines()[1:])
@@ -137,95 +214,3 @@ def require(condition: bool, message: str) -> None:
     """Refuse a flag's value in ``__post_init__``."""
     if not condition:
         raise ValueError(message)
-
-
-# --- device ------------------------------------------------------------------------------------------------------
-
-
-def start_fabric(precision: Precision, seed: int) -> Fabric:
-    """Start Lightning Fabric on the best device there is and seed everything.
-
-    ``auto`` precision is bf16-mixed on CUDA and 32-true elsewhere. Under ``fabric run`` its own settings hold.
-    """
-    cuda = torch.cuda.is_available()
-    chosen = ("bf16-mixed" if cuda else "32-true") if precision == "auto" else precision
-    launched = "LT_CLI_USED" in os.environ
-    fabric = Fabric() if launched else Fabric(accelerator="cuda" if cuda else "cpu", devices=1, precision=chosen)
-    fabric.launch()
-    if fabric.world_size > 1:
-        raise UserError("several devices are not served yet; start with one: fabric run --devices 1")
-    seed_everything(seed, verbose=False)
-    return fabric
-
-
-def refuse_wrong_gradients(fabric: Fabric, model: nn.Module) -> None:
-    """Refuse to train what oneDNN 3.13 (torch 2.15) computes wrong weight gradients for, silently and at times NaN.
-
-    Its bf16 kernel `jit_bf16:avx512_core_bf16` errs where a 3-D convolution is deeper than its input has frames, and
-    those are more than one, as in every video pathway. 2-D convolutions, evaluation and CUDA do not go through it.
-    """
-    on_cpu_in_bf16 = fabric.device.type == "cpu" and "bf16" in fabric._precision.precision
-    if on_cpu_in_bf16 and any(isinstance(module, nn.Conv3d) for module in model.modules()):
-        raise UserError(
-            f"--precision {fabric._precision.precision} on a CPU: torch computes wrong gradients of 3-D convolutions "
-            "there; give --precision 32-true, or --modality audio, or use a GPU"
-        )
-
-
-def describe(fabric: Fabric) -> str:
-    """Name the device and the precision."""
-    name = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
-    return f"{name}, {fabric._precision.precision}"
-
-
-def default_workers() -> int:
-    """Return reader processes: up to 4 beside a GPU; beside a CPU that computes anyway, none."""
-    return min(4, max(0, (os.cpu_count() or 1) - 1)) if torch.cuda.is_available() else 0
-
-
-# --- steps -------------------------------------------------------------------------------------------------------
-
-
-class Stop:
-    """Whether Ctrl-C or SIGTERM asked for an end after the current step."""
-
-    signal: int | None = None
-
-    def leave(self, text: str) -> NoReturn:
-        """Say how to go on, and exit with the status that tells the signal."""
-        say(text)
-        raise SystemExit(128 + (self.signal or 0))
-
-
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[Stop]:
-    """Note SIGINT and SIGTERM instead of dying mid-step; a second one interrupts at once."""
-    stop = Stop()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if stop.signal is not None:
-            raise KeyboardInterrupt
-        stop.signal = number
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def gradient_norm(model: nn.Module) -> Tensor:
-    """Return the length of the whole gradient, of all parameters that have one."""
-    return get_total_norm([value.grad for value in model.parameters() if value.grad is not None])
-
-
-def check_finite(loss: float, grad_norm: float, keys: Sequence[str]) -> None:
-    """Stop before the optimiser takes a step that would ruin every weight."""
-    for name, value in (("loss", loss), ("gradient's norm", grad_norm)):
-        if not math.isfinite(value):
-            shown = ", ".join(keys[:MAX_KEYS_SHOWN]) + (", ..." if len(keys) > MAX_KEYS_SHOWN else "")
-            raise UserError(
-                f"the {name} is {value} on the batch {shown}; look at these samples, or lower --lr; "
-                "the last checkpoint is untouched"
-            )

@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 import pyarrow as pa
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline.schema import (
     MEMBERS,
-    NUM_FRAMES,
+    N_FFT,
     SAMPLE_RATES_HZ,
     SCHEMA_VERSION,
     SPLITS,
@@ -32,11 +32,24 @@ from pipeline.schema import (
     files_of,
     members_of,
 )
-from trainer.errors import UserError, one_line
+from trainer.errors import UserError, one_line, storage_errors
 
-__all__ = ["MEMBERS", "NUM_FRAMES", "SAMPLE_RATES_HZ", "Manifest", "Sample", "SchemaError", "decode", "files_of"]
+__all__ = [
+    "MEMBERS",
+    "N_FFT",
+    "SAMPLE_RATES_HZ",
+    "Manifest",
+    "Modality",
+    "Sample",
+    "SchemaError",
+    "decode",
+    "files_of",
+]
 
 BUILD = "python -m flows.build_shards --source DIR --out"  # how to make what is missing
+
+Damaged = Literal["stop", "skip"]
+"""What is done about a sample that cannot be read."""
 
 RECORD_COLUMNS = ["key", "source_id", "source_group", "label"]
 _RECORD = re.compile(rf"({'|'.join(SPLITS)})-\d+\.parquet")
@@ -70,6 +83,11 @@ def num_samples(shards: Iterable[Shard]) -> int:
     return sum(len(shard.rows) for shard in shards)
 
 
+def keys_of(shards: Iterable[Shard]) -> list[str]:
+    """List the key of every sample used, in tar order."""
+    return [shard.keys[row] for shard in shards for row in shard.rows]
+
+
 def labels_of(shards: Iterable[Shard]) -> list[int]:
     """List the class index of every sample used, in tar order."""
     return [shard.labels[row] for shard in shards for row in shard.rows]
@@ -78,6 +96,11 @@ def labels_of(shards: Iterable[Shard]) -> list[int]:
 def groups_of(shards: Iterable[Shard]) -> list[str]:
     """List the source group of every sample used, in tar order."""
     return [shard.groups[row] for shard in shards for row in shard.rows]
+
+
+def group_number(group: str) -> int:
+    """Return 64 bits that stand for a source group, the same in every process."""
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], signed=True)
 
 
 def select(shards: Iterable[Shard], keep: Callable[[str], bool]) -> list[Shard]:
@@ -105,37 +128,45 @@ class ShardSet:
     shards: tuple[Shard, ...]
 
     @classmethod
-    def open(cls, address: str) -> "ShardSet":
+    def open(cls, address: str, *, flag: str = "--shards", damaged: Damaged = "stop") -> "ShardSet":
         """Open a set by folder, glob of tars or fsspec address, reading its manifest and commit records alone.
+
+        Parameters
+        ----------
+        damaged
+            ``skip`` also opens a set with tars that are missing or of another size than recorded: what they lack is
+            found when they are read.
 
         Raises
         ------
         UserError
             If there is none, it is empty, of another schema version, incomplete, or damaged as far as sizes tell.
         """
-        fs, root, pattern = _locate(address)
+        fs, root, pattern = _locate(address, flag)
         try:
             entries = {entry["name"].rsplit("/", 1)[-1]: entry for entry in fs.ls(root, detail=True)}
             if "dataset.json" not in entries:
                 raise UserError(
-                    f"--shards {address}: no dataset.json there, so no data set; build one: {BUILD} {address}"
+                    f"{flag} {address}: no dataset.json there, so no data set; build one: {BUILD} {address}"
                 )
             manifest = Manifest.from_json(
                 fs.cat_file(f"{root}/dataset.json").decode(errors="replace"), where=f"{root}/dataset.json"
             )
             records = sorted(name for name in entries if _RECORD.fullmatch(name))
             records = [name for name in records if fnmatch.fnmatchcase(_tar_of(name), pattern)]
-            contents = fs.cat([f"{root}/{name}" for name in records]) if records else {}
-            contents = {path.rsplit("/", 1)[-1]: raw for path, raw in contents.items()}
-            shards = tuple(_shard(root, name, contents[name], entries, manifest) for name in records)
+            # Not fs.cat, to which a folder such as `set[1]` is a pattern. All at once, where the store can do that.
+            contents = fs.cat_ranges([f"{root}/{name}" for name in records], None, None, on_error="raise")
+            shards = tuple(
+                _shard(root, name, raw, entries, manifest, damaged) for name, raw in zip(records, contents, strict=True)
+            )
         except SchemaError as error:
             raise UserError(str(error)) from None
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"--shards {address} cannot be read: {one_line(error)}") from None
+        except storage_errors(pa.ArrowException) as error:
+            raise UserError(f"{flag} {address} cannot be read: {one_line(error)}") from None
         if not num_samples(shards):
             counts = ", ".join(f"{n} {status}" for status, n in manifest.counts.items() if isinstance(n, int))
             raise UserError(
-                f"--shards {address} holds no samples ({counts or 'nothing counted'}); "
+                f"{flag} {address} holds no samples ({counts or 'nothing counted'}); "
                 f"index.parquet there says why; build it again: {BUILD} {address}"
             )
         return cls(address=address, fs=fs, manifest=manifest, shards=shards)
@@ -166,26 +197,36 @@ class ShardSet:
         Raises
         ------
         UserError
-            If the set has no labels.
+            If the set has no labels, or one alone.
         """
         if not self.manifest.labels:
             raise UserError(
                 f"{self.address} has no labels, and this command needs them; build it with --labels, "
                 "or train without them: python -m trainer.pretrain"
             )
+        if len(self.manifest.labels) < 2:
+            raise UserError(
+                f"{self.address} has one label alone, {self.manifest.labels[0]}: there is nothing to tell apart; "
+                "give a set of two or more, or train without labels: python -m trainer.pretrain"
+            )
         return self.manifest.labels
+
+    @property
+    def modality(self) -> Modality:
+        """Which arrays the set holds."""
+        held: Modality = self.manifest.recipe.get("modality", "both")
+        return held
 
     def require(self, members: Collection[str]) -> None:
         """Refuse a set whose modality lacks arrays that the network reads."""
-        modality: Modality = self.manifest.recipe.get("modality", "both")
-        if missing := sorted(set(members) - set(members_of(modality))):
+        if missing := sorted(set(members) - set(members_of(self.modality))):
             raise UserError(
-                f"{self.address} was built with modality {modality} and has no {', '.join(missing)}; "
-                f"add --modality {modality}, or build the set with both"
+                f"{self.address} was built with modality {self.modality} and has no {', '.join(missing)}; "
+                f"--modality {self.modality} trains on what it holds; or build the set with both"
             )
 
 
-def _locate(address: str) -> tuple[Any, str, str]:
+def _locate(address: str, flag: str) -> tuple[Any, str, str]:
     """Return the file system, the set's folder, and the pattern its tars must match."""
     try:
         fs, path = fsspec.url_to_fs(address)
@@ -195,10 +236,10 @@ def _locate(address: str) -> tuple[Any, str, str]:
         else:
             root, pattern = path, "*"
         found = fs.isdir(root)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"--shards {address} cannot be opened: {one_line(error)}") from None
+    except storage_errors(ValueError, ImportError) as error:
+        raise UserError(f"{flag} {address} cannot be opened: {one_line(error)}") from None
     if not found:
-        raise UserError(f"--shards {address}: there is no such folder; build a set: {BUILD} {address}")
+        raise UserError(f"{flag} {address}: there is no such folder; build a set: {BUILD} {address}")
     return fs, root, pattern
 
 
@@ -206,7 +247,12 @@ def _tar_of(record: str) -> str:
     return record.removesuffix(".parquet") + ".tar"
 
 
-def _shard(root: str, record: str, raw: bytes, entries: dict[str, Any], manifest: Manifest) -> Shard:
+def record_of(tar: str) -> str:
+    """Return the path of a tar's commit record."""
+    return tar.removesuffix(".tar") + ".parquet"
+
+
+def _shard(root: str, record: str, raw: bytes, entries: dict[str, Any], manifest: Manifest, damaged: Damaged) -> Shard:
     """Check one commit record against the manifest and its tar's size."""
     name = _tar_of(record)
     table = pq.read_table(io.BytesIO(raw), columns=RECORD_COLUMNS)
@@ -226,9 +272,9 @@ def _shard(root: str, record: str, raw: bytes, entries: dict[str, Any], manifest
             f"{root}/{record} was built by recipe {recipe_hash}, dataset.json by {manifest.recipe_hash}; "
             "build the set again in a folder of its own"
         )
-    if name not in entries:
+    if name not in entries and damaged == "stop":
         raise UserError(f"{root}/{name} is missing, though its record is there; build the shard again")
-    if entries[name]["size"] != tar_bytes:
+    if damaged == "stop" and entries[name]["size"] != tar_bytes:
         raise UserError(
             f"{root}/{name} is truncated or altered: {entries[name]['size']} bytes, its record says {tar_bytes}; "
             "build the shard again"

@@ -7,13 +7,14 @@ compared with its commit record.
 
 import hashlib
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from webdataset.tariterators import base_plus_ext
 
-from trainer.errors import UserError, one_line
+from trainer.errors import UserError, one_line, storage_errors
+from trainer.runtime import warn
 from trainer.shards import MEMBERS, Sample, SchemaError, Shard, decode, files_of
 
 NPY_HEADER_BYTES = 4096  # room for a member's header; its array's bytes are known
@@ -21,26 +22,50 @@ CLS_BYTES = 32
 TAR_BUFFER_BYTES = 256 * 1024
 
 
-class _Readable(Protocol):
+class _File(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
+    def seek(self, offset: int, /) -> int: ...
+    def tell(self) -> int: ...
 
 
 class _Hashed:
-    """A stream that is hashed as it is read."""
+    """A file that is hashed as it is read; what is sought past is read too, and there is no way back."""
 
-    def __init__(self, stream: _Readable) -> None:
-        self.stream = stream
+    def __init__(self, file: _File) -> None:
+        self.file, self.place = file, 0
         self.sha256 = hashlib.sha256()
 
     def read(self, size: int = -1, /) -> bytes:
-        data = self.stream.read(size)
+        data = self.file.read(size)
         self.sha256.update(data)
+        self.place += len(data)
         return data
+
+    def seek(self, offset: int, /) -> int:
+        if offset < self.place:
+            raise tarfile.ReadError("it leads backwards")
+        while self.place < offset and self.read(min(offset - self.place, TAR_BUFFER_BYTES)):
+            pass
+        return self.place
+
+    def tell(self) -> int:
+        return self.place
+
+
+class Damage(NamedTuple):
+    """A sample that cannot be had, and why."""
+
+    key: str
+    why: str
+
+
+class _DamagedError(Exception):
+    """What is wrong with one sample; those after it may be whole."""
 
 
 def read(
-    fs: Any, shard: Shard, rows: Collection[int], members: Sequence[str], *, verify: bool
-) -> Iterator[tuple[int, Sample]]:
+    fs: Any, shard: Shard, rows: Collection[int], members: Sequence[str], *, verify: bool, skip: bool = False
+) -> Iterator[tuple[int, Sample | Damage]]:
     """Read some samples of a shard in tar order, and of them only the arrays wanted.
 
     Parameters
@@ -49,6 +74,9 @@ def read(
         Positions in the tar.
     verify
         Read all of the tar and compare its hash with the record at the end. Otherwise other rows are sought past.
+    skip
+        Yield damage in place of a sample that cannot be had, instead of raising. Of a tar that is cut short the rest
+        is lost.
 
     Yields
     ------
@@ -57,41 +85,79 @@ def read(
     Raises
     ------
     UserError
-        If the tar is damaged, is not what its record says, or a sample breaks the schema.
+        If the tar is damaged, is not what its record says, or a sample breaks the schema; with ``skip`` only if the
+        store cannot be reached.
     """
     wanted = {shard.keys[row]: row for row in rows}
     limits = {file: _array_bytes(name) + NPY_HEADER_BYTES for name in members for file in files_of(name)}
     limits["cls"] = CLS_BYTES
+    lost, why = 0, ""
+    stream: Any = None
     try:
         with fs.open(shard.path, "rb") as file:
-            stream: Any = _Hashed(file) if verify else file
-            mode: Any = "r|" if verify else "r:"  # the former reads forward alone, the latter may seek; no compression
-            with tarfile.open(fileobj=stream, mode=mode, bufsize=TAR_BUFFER_BYTES) as tar:
+            stream = _Hashed(file) if verify else file
+            with tarfile.open(fileobj=stream, mode="r:") as tar:  # nothing compressed
                 for key, entries in groupby(tar, key=lambda entry: base_plus_ext(entry.name)[0]):
                     if key not in wanted:
                         continue
-                    record: dict[str, Any] = {"__key__": key}
-                    for entry in entries:
-                        suffix = base_plus_ext(entry.name)[1]
-                        if suffix in limits and entry.isreg():
-                            if entry.size > limits[suffix]:
-                                raise UserError(f"{shard.path}: {entry.name} is {entry.size} bytes, more than can be")
-                            record[suffix] = tar.extractfile(entry).read()  # type: ignore[union-attr]
-                    row = wanted.pop(key)
-                    yield row, _checked(decode(record, members), shard, row)
+                    row = wanted[key]
+                    try:
+                        sample: Sample | Damage = _sample(stream, key, entries, limits, members, shard.labels[row])
+                    except _DamagedError as error:
+                        if not skip:
+                            raise UserError(f"{shard.path}: {error}") from None
+                        sample, lost = Damage(key, f"{shard.path}: {error}"), lost + 1
+                    del wanted[key]
+                    yield row, sample
                     if not wanted and not verify:
                         return
             if verify:
                 while stream.read(TAR_BUFFER_BYTES):
                     pass
+    except (tarfile.TarError, EOFError) as error:
+        why = f"{shard.path} is damaged ({one_line(error)}); build the shard again"
+    except FileNotFoundError as error:
+        why = f"{shard.path} cannot be read: {one_line(error)}"
+    except storage_errors() as error:
+        raise UserError(f"{shard.path} cannot be read: {one_line(error)}") from None
+    if wanted and not why:
+        why = f"{shard.path} ends without {next(iter(wanted))}, which its record promises; build it again"
+    if verify and stream and not why and not lost and stream.sha256.hexdigest() != shard.tar_sha256:
+        why = f"{shard.path} has another hash than its commit record says; build the shard again"
+    if why and not skip:
+        raise UserError(why)
+    if why and not wanted:  # which samples were altered cannot be told
+        warn(f"{why}; until then what can be read of it is used")
+    yield from ((row, Damage(key, why)) for key, row in wanted.items())
+
+
+def _sample(
+    file: _File,
+    key: str,
+    entries: Iterable[tarfile.TarInfo],
+    limits: Mapping[str, int],
+    members: Sequence[str],
+    label: int,
+) -> Sample:
+    """Decode one sample's members; its class must be the record's."""
+    record: dict[str, Any] = {"__key__": key}
+    for entry in entries:
+        suffix = base_plus_ext(entry.name)[1]
+        if suffix in limits and entry.isreg():
+            if entry.size > limits[suffix]:
+                raise _DamagedError(f"{entry.name} is {entry.size} bytes, more than can be")
+            file.seek(entry.offset_data)  # tarfile's own reading copies each member three times
+            record[suffix] = file.read(entry.size)
+            if len(record[suffix]) < entry.size:
+                raise tarfile.ReadError("unexpected end of data")
+    try:
+        sample = decode(record, members)
     except SchemaError as error:
-        raise UserError(f"{shard.path}: {error}") from None
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{shard.path} is damaged ({one_line(error)}); build the shard again") from None
-    if wanted:
-        raise UserError(f"{shard.path} ends without {next(iter(wanted))}, which its record promises; build it again")
-    if verify and stream.sha256.hexdigest() != shard.tar_sha256:
-        raise UserError(f"{shard.path} has another hash than its commit record says; build the shard again")
+        raise _DamagedError(str(error)) from None
+    found = -1 if sample.label is None else sample.label
+    if found != label:
+        raise _DamagedError(f"{key} is of class {found}, its record says {label}")
+    return sample
 
 
 def _array_bytes(name: str) -> int:
@@ -100,10 +166,3 @@ def _array_bytes(name: str) -> int:
     for side in member.shape:
         size *= side
     return size
-
-
-def _checked(sample: Sample, shard: Shard, row: int) -> Sample:
-    label = -1 if sample.label is None else sample.label
-    if label != shard.labels[row]:
-        raise UserError(f"{shard.path}: {sample.key} is of class {label}, its record says {shard.labels[row]}")
-    return sample

@@ -52,7 +52,7 @@ class SetSpec:
     labels: list[str] | None = field(default_factory=lambda: list(LABELS))
     shard_size: int = 4
     modality: Modality = "both"
-    recipe: dict[str, Any] = field(default_factory=lambda: {"phase": "mel-angle", "denoise": 0.2})
+    recipe: dict[str, Any] = field(default_factory=lambda: {"phase": "projected", "denoise": 0.2})
     groups: Callable[[str, int], str] = lambda split, i: f"{split}-{i}"
     """Source group of the i-th sample of a split."""
     seed: int = 0
@@ -79,11 +79,14 @@ def write_set(root: Path, spec: SetSpec) -> Path:
                     key = sample_key(title=f"{split} {i}", source_id=source_id, start_ms=i)
                     arrays = make_arrays(rng, label or 0, members)
                     tar.write(encode(Sample(key=key, arrays=arrays, label=label, meta={"title": f"{i}"})))
-                    if split in ("train", "unlabeled"):
-                        for name, array in arrays.items():
-                            axes = tuple(a for a in range(array.ndim) if a != MEMBERS[name].channel_axis)
-                            x = array.astype(np.float64)
-                            sums[name].append(np.stack([x.mean(axes), (x**2).mean(axes)]))
+                    moments = {}
+                    for name, array in arrays.items():
+                        axes = tuple(a for a in range(array.ndim) if a != MEMBERS[name].channel_axis)
+                        x = array.astype(np.float64)
+                        mean, square = x.mean(axes), (x**2).mean(axes)
+                        moments |= {f"mean_{name}": mean.tolist(), f"meansq_{name}": square.tolist()}
+                        if split in ("train", "unlabeled"):
+                            sums[name].append(np.stack([mean, square]))
                     shard_rows.append(
                         {
                             "key": key,
@@ -93,6 +96,7 @@ def write_set(root: Path, spec: SetSpec) -> Path:
                             "status": "kept",
                             "label": None if label is None or spec.labels is None else spec.labels[label],
                             "shard": f"{stem}.tar",
+                            **moments,
                         }
                     )
             write_record(root / f"{stem}.parquet", shard_rows, recipe_hash=recipe_hash)
@@ -100,9 +104,9 @@ def write_set(root: Path, spec: SetSpec) -> Path:
         splits[split] = {"shards": names, "samples": len(classes)}
     pq.write_table(pa.Table.from_pylist(rows, schema=INDEX), root / "index.parquet")
     normalization = {}
-    for name, moments in sums.items():
-        if moments:
-            mean, square = np.mean(moments, axis=0)
+    for name, told in sums.items():
+        if told:
+            mean, square = np.mean(told, axis=0)
             normalization[name] = {"mean": mean.tolist(), "std": np.sqrt(square - mean**2).tolist()}
     manifest = Manifest(
         labels=spec.labels,
@@ -163,7 +167,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, sets: Path) -> Path:
     root = tmp_path_factory.mktemp("runs")
     short = ["--preset", "tiny", "--batch-size", "4", "--runs", str(root)]
     torch.set_num_threads(1)
-    pretrain.main(["--shards", str(sets / "unlabeled"), "--out", str(root / "pretrained"), "--max-steps", "2", *short])
+    pretrained = ["--out", str(root / "pretrained"), "--max-steps", "2", "--pictures-every", "0"]
+    pretrain.main(["--shards", str(sets / "unlabeled"), *pretrained, *short])
     finetuned = ["--out", str(root / "finetuned"), "--max-steps", "9", "--lr", "3e-3"]
     finetune.main(["--shards", str(sets / "mved"), *finetuned, *short])
     return root

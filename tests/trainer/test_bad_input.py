@@ -68,10 +68,30 @@ def test_a_checkpoint_of_another_network_or_preset_is_refused(refused, sets, run
 
 def test_a_checkpoint_of_another_recipe_is_refused(refused, make_set, runs, tmp_path):
     splits = {"train": [0, 1, 2] * 2, "test": [0, 1, 2]}
-    other = make_set(tmp_path / "set", splits=splits, recipe={"phase": "angle-mel", "denoise": 0.2})
+    other = make_set(tmp_path / "set", splits=splits, recipe={"phase": "projected", "denoise": 0.5})
     line = refused(finetune.main, "--shards", other, "--init", runs / "pretrained", *TINY)
-    assert "shards of another recipe: its phase is mel-angle, here angle-mel" in line
+    assert "shards of another recipe: its denoise is 0.2, here 0.5" in line
     assert "another recipe" in refused(evaluate.main, "--run", runs / "finetuned", "--shards", other)
+
+
+def test_a_checkpoint_of_another_phase_or_normalisation_of_the_inputs_is_refused_by_its_name(
+    refused, sets, make_set, runs, tmp_path
+):
+    splits = {"train": [0, 1, 2] * 2, "test": [0, 1, 2]}
+    angle = make_set(tmp_path / "set", splits=splits, recipe={"phase": "angle", "denoise": 0.2})
+    flags = ["--init", runs / "pretrained", *TINY]
+    line = refused(finetune.main, "--shards", angle, *flags)
+    assert "its phase is projected, here angle; give the --network, --preset, --modality and --phase" in line
+    assert "its phase is projected, here cos-sin" in refused(
+        finetune.main, "--shards", angle, *flags, "--phase", "cos-sin"
+    )
+    line = refused(pretrain.main, "--shards", sets / "unlabeled", *TINY, "--phase", "inst-freq")
+    assert "was built with phase projected; build it with --phase angle" in line
+    assert "another recipe: its phase is projected, here angle" in refused(
+        evaluate.main, "--run", runs / "finetuned", "--shards", angle
+    )
+    line = refused(finetune.main, "--shards", sets / "mved", *flags, "--normalization", "joint")
+    assert "was trained with --normalization channel, here it is joint" in line
 
 
 def test_a_checkpoint_of_another_phase_is_refused(refused, sets, runs):
@@ -102,6 +122,48 @@ def test_a_run_that_exists_is_not_overwritten(refused, sets, runs, tmp_path):
     assert "exists already; add --resume" in refused(pretrain.main, *flags, runs / "pretrained")
     (tmp_path / "thesis.tex").touch()
     assert "is no run, and not empty either" in refused(pretrain.main, *flags, tmp_path)
+
+
+@pytest.mark.parametrize("folds", [[], ["--folds", 2]])
+def test_a_run_folder_below_a_file_is_refused(refused, sets, tmp_path, folds):
+    (tmp_path / "README.md").touch()
+    flags = ["--shards", sets / "mved", "--init", "scratch", *TINY, "--out", tmp_path / "README.md" / "x"]
+    assert "README.md is no folder; name another" in refused(finetune.main, *flags, *folds)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="no mode of a folder keeps root from writing there")
+def test_a_run_folder_where_nothing_can_be_written_is_refused(refused, sets, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o555)
+    line = refused(pretrain.main, "--shards", sets / "unlabeled", *TINY, "--out", tmp_path / "locked" / "x")
+    assert "nothing can be written to" in line
+
+
+def test_a_set_of_one_label_is_named(refused, make_set, tmp_path):
+    root = make_set(tmp_path / "set", splits={"train": [0, 0], "val": [0]}, labels=["Calm"], modality="audio")
+    line = refused(finetune.main, "--shards", root, "--modality", "audio", *TINY)
+    assert f"{root} has one label alone, Calm" in line
+
+
+def test_a_stored_flag_that_is_refused_is_told_of_the_run_it_belongs_to(refused, runs, tmp_path):
+    run = shutil.copytree(runs / "pretrained", tmp_path / "run")
+    raw = json.loads((run / "config.json").read_text())
+    for value in (-1, "ten"):
+        raw["train"]["batch_size"] = value
+        (run / "config.json").write_text(json.dumps(raw))
+        line = refused(pretrain.main, "--out", run, "--resume")
+        assert f"{run} cannot go on: of the flags it was begun with, " in line
+    raw["train"] = "none"
+    (run / "config.json").write_text(json.dumps(raw))
+    assert f"{run} cannot go on" in refused(pretrain.main, "--out", run, "--resume")
+
+
+def test_a_state_that_tells_too_little_to_go_on_is_refused(refused, runs, tmp_path):
+    run = shutil.copytree(runs / "pretrained", tmp_path / "run")
+    for text in ("{}", "[]", "3"):
+        (latest(run) / "state.json").write_text(text)
+        line = refused(pretrain.main, "--out", run, "--resume", "--max-steps", 3)
+        assert "state.json cannot be read" in line
+        assert "the checkpoint is damaged" in line
 
 
 def test_a_resumed_run_keeps_the_flags_that_shape_its_steps(refused, runs):
@@ -137,19 +199,31 @@ def test_too_few_sources_to_set_a_validation_split_aside_is_said(refused, make_s
     assert "2 samples of 1 source group, too few" in refused(finetune.main, "--shards", root, "--modality", "audio")
 
 
-def test_a_set_without_pictures_says_which_flag_helps(refused, make_set, tmp_path):
+def test_pictures_that_were_asked_for_and_are_not_there_are_named(refused, make_set, tmp_path):
     root = make_set(tmp_path / "set", splits={"unlabeled": [None]}, labels=None, modality="audio")
-    assert "has no frames; add --modality audio" in refused(pretrain.main, "--shards", root, *TINY)
+    line = refused(pretrain.main, "--shards", root, *TINY, "--modality", "both")
+    assert "has no frames; --modality audio trains on what it holds" in line
 
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--batch-size", 0), ("--max-steps", 0), ("--lr", -1), ("--workers", -1), ("--bn-batches", -1), ("--epochs", 0)],
+    [
+        ("--batch-size", 0),
+        ("--max-steps", 0),
+        ("--lr", -1),
+        ("--workers", -1),
+        ("--bn-batches", -1),
+        ("--epochs", 0),
+        ("--accumulate", 0),
+        ("--clip-norm", 0),
+        ("--seed", -1),
+        ("--seed", 5_000_000_000),
+    ],
 )
 @pytest.mark.parametrize("main", [pretrain.main, finetune.main])
 def test_a_flag_that_cannot_work_is_named(refused, main, flag, value):
     assert refused(main, "--shards", "x", flag, value).startswith(
-        f"error: {flag} {float(value) if flag == '--lr' else value}: give"
+        f"error: {flag} {float(value) if flag in ('--lr', '--clip-norm') else value}: give"
     )
 
 

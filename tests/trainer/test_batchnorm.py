@@ -43,9 +43,9 @@ def test_reestimation_normalises_each_batch_by_its_own_statistics_on_the_way():
 def test_reestimation_leaves_weights_and_gradients_alone_and_nothing_changes_without_a_batch():
     model = Named(nn.Linear(2, 2), nn.BatchNorm1d(2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    reestimate_batchnorm(model, [])
+    assert not reestimate_batchnorm(model, [])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    reestimate_batchnorm(model, [{"x": torch.randn(4, 2)}])
+    assert reestimate_batchnorm(model, [{"x": torch.randn(4, 2)}])
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
     assert all(value.grad is None for value in model.parameters())
     assert not model.layers[1]._forward_pre_hooks

@@ -7,7 +7,8 @@ import pytest
 
 from trainer import evaluate, finetune, pretrain
 from trainer.checkpoint import latest, read_state
-from trainer.runs import read_config
+from trainer.runs import group_hashes, read_config
+from trainer.splits import hash_groups
 
 TINY = ["--preset", "tiny", "--batch-size", "4"]
 
@@ -31,9 +32,12 @@ def test_pretraining_leaves_a_whole_run(runs):
 
 
 def test_pretraining_reads_no_more_of_a_labelled_set_than_its_training_samples(tmp_path, sets, capsys):
-    pretrain.main(["--shards", str(sets / "mved"), "--runs", str(tmp_path), "--max-steps", "1", *TINY])
-    assert "12 samples" in capsys.readouterr().out
+    short = ["--runs", str(tmp_path), "--max-steps", "1", "--pictures-every", "0", *TINY]
+    pretrain.main(["--shards", str(sets / "mved"), *short])
+    said = capsys.readouterr().out
+    assert "12 samples" in said
     (run,) = tmp_path.glob("pretrain-slow-fast-tiny-*")
+    assert said.endswith(f"page: {run}/report.html\n")
     assert read_config(run).labels is None
 
 
@@ -78,6 +82,7 @@ def test_without_a_val_split_whole_source_groups_are_drawn_and_said(make_set, tm
     out = capsys.readouterr().out
     assert "data: 6 training samples" in out
     assert "validation: 2 samples of 1 source groups drawn from train" in out
+    assert "next: " not in out  # there is no test split to score
     assert len(json.loads((tmp_path / "run" / "groups.json").read_text())) == 3
 
 
@@ -96,9 +101,8 @@ def test_evaluation_writes_scores_predictions_and_pictures(runs, sets, tmp_path,
     assert {"macro_f1", "macro_f1_rounded", "roc_auc", "confusion"} <= set(scores)
     assert scores["leaked_groups"] == 0
     rows = (out / "predictions.csv").read_text().splitlines()
-    assert rows[0] == "key,label,predicted,Calm,Loud,Sad"
+    assert rows[0] == "key,group,label,predicted,Calm,Loud,Sad"
     assert len(rows) == 7
-    assert {path.name for path in out.iterdir()} == {"metrics.json", "predictions.csv", "confusion.png", "roc.png"}
     assert "accuracy 1.000 (95% 0.610 to 1.000)" in capsys.readouterr().out
 
 
@@ -112,8 +116,27 @@ def test_evaluation_on_groups_that_were_trained_on_warns_with_their_number(runs,
 
 def test_evaluation_does_not_depend_on_batch_size_nor_workers(runs, sets, tmp_path):
     said = []
-    for name, flags in [("a", ["--batch-size", "1"]), ("b", ["--batch-size", "4", "--workers", "2"])]:
+    for name, flags in [
+        ("a", ["--batch-size", "1"]),
+        ("b", ["--batch-size", "4", "--workers", "2", "--device", "cpu"]),
+    ]:
         out = tmp_path / name
         evaluate.main(["--run", str(runs / "finetuned"), "--shards", str(sets / "mved"), "--out", str(out), *flags])
         said.append(sorted((out / "predictions.csv").read_text().splitlines()))
     assert [row.rsplit(",", 3)[0] for row in said[0]] == [row.rsplit(",", 3)[0] for row in said[1]]
+
+
+def test_pretraining_validates_on_source_groups_that_it_never_trains_on(make_set, tmp_path, capsys):
+    root = make_set(tmp_path / "set", splits={"unlabeled": [None] * 12}, labels=None, modality="audio")
+    run = tmp_path / "run"
+    flags = ["--shards", str(root), "--out", str(run), "--val-fraction", "0.3", "--epochs", "2", "--bn-batches", "2"]
+    pretrain.main([*flags, *TINY])
+    out = capsys.readouterr().out
+    names = {f"unlabeled-{i}" for i in range(12)}
+    held_out = hash_groups(names, fraction=0.3)
+    assert f"validation: {len(held_out)} samples of {len(held_out)} source groups set aside" in out
+    assert json.loads((run / "groups.json").read_text()) == group_hashes(names - held_out)
+    told = records(run, "val")
+    assert [record["step"] for record in told] == [2, 4]
+    assert all(record["loss"] > 0 and record["mse/audio_slow/log-mel"] > 0 for record in told)
+    assert out.count("validation loss") == 2

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from trainer.errors import UserError
-from trainer.inputs import Inputs, Source, source_of
-from trainer.loader import Loader, Order
+from trainer.inputs import Inputs, moments_read
+from trainer.loader import Loader
 from trainer.models.inputs import AudioInput, VideoInput
+from trainer.models.preprocess import STORED, Source, source_of, stored_shape
 from trainer.models.presets import build_encoder, network_config
-from trainer.shards import ShardSet
+from trainer.order import Order
+from trainer.shards import MEMBERS, SAMPLE_RATES_HZ, ShardSet
 
 CPU = torch.device("cpu")
 
@@ -55,6 +57,12 @@ def test_pathways_read_the_members_that_the_format_names():
             source_of(unknown)
 
 
+def test_networks_know_the_members_as_the_format_has_them():
+    assert {name: stored_shape(name) for name in STORED} == {name: member.shape for name, member in MEMBERS.items()}
+    rates = {name: spec.sample_rate_hz for name, spec in STORED.items() if isinstance(spec, AudioInput)}
+    assert rates == SAMPLE_RATES_HZ
+
+
 def test_only_the_members_that_the_network_reads_are_asked_for(data):
     encoder = build_encoder(network_config("slow-fast", "tiny", modality="audio"))
     assert Inputs(encoder.inputs, data.manifest.normalization, CPU).members == ("mel_32k", "mel_8k")
@@ -62,7 +70,8 @@ def test_only_the_members_that_the_network_reads_are_asked_for(data):
 
 def test_one_audio_channel_is_the_log_mel(data):
     two, one = (
-        Inputs({"audio": AudioInput.of_clip(8_000, channels)}, data.manifest.normalization, CPU) for channels in (2, 1)
+        Inputs(specs, moments_read(specs, data.manifest.normalization), CPU)
+        for specs in ({"audio": AudioInput.of_clip(8_000, phase)} for phase in ("projected", "none"))
     )
     batch = batch_of(data, ["mel_8k"])
     assert torch.equal(one(batch)["audio"], two(batch)["audio"][:, :1])
@@ -71,7 +80,7 @@ def test_one_audio_channel_is_the_log_mel(data):
 
 def test_a_member_without_normalisation_is_named():
     with pytest.raises(UserError, match="no normalization of mel_8k"):
-        Inputs({"audio": AudioInput.of_clip(8_000)}, {}, CPU)
+        moments_read({"audio": AudioInput.of_clip(8_000)}, {})
 
 
 @pytest.mark.parametrize("std", [0.0, float("nan"), 1e-12])

@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import trainer.loader as module
+import trainer.readers as module
 from trainer.errors import UserError
-from trainer.loader import Loader, Order, Place
-from trainer.shards import ShardSet
+from trainer.loader import Loader, Place
+from trainer.order import Order
+from trainer.shards import ShardSet, group_number
 
 MEMBERS = ("mel_8k",)
 
@@ -48,6 +49,14 @@ def slow_and_obvious(data):
     return arrays
 
 
+def test_a_batch_tells_the_source_group_of_every_sample_as_its_record_does(data):
+    of_key = {key: group for shard in data.shards for key, group in zip(shard.keys, shard.groups, strict=True)}
+    for batch in loader_of(data, batch_size=5, shuffle_buffer=4).batches(epoch=1):
+        assert batch["group"].dtype == torch.int64
+        assert batch["group"].tolist() == [group_number(of_key[key]) for key in batch["keys"]]
+    assert len({group_number(group) for group in of_key.values()}) == len(set(of_key.values()))
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     ranks=st.integers(1, 4),
@@ -62,7 +71,7 @@ def test_ranks_and_workers_together_plan_every_sample_exactly_once(data, ranks, 
         order = Order(batch_size=batch_size, shuffle_buffer=buffer, workers=readers, rank=rank, num_ranks=ranks)
         for reader in range(rank * readers, (rank + 1) * readers):
             planned += order.deliver(order.rows(data.shards, epoch, reader), epoch, reader)
-    assert sorted(planned) == [(n, i) for n, shard in enumerate(data.shards) for i in shard.rows]
+    assert sorted(planned) == [(n, i, 0) for n, shard in enumerate(data.shards) for i in shard.rows]
 
 
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 3), (2, 0), (3, 0), (2, 2), (8, 0)])
@@ -89,12 +98,6 @@ def test_shuffled_epochs_differ_and_repeat_exactly(data):
     assert keys(loader_of(data, batch_size=5, shuffle_buffer=8, seed=1).batches(0)) != first
 
 
-def test_with_ranks_a_shuffled_epoch_ends_for_all_at_once(data):
-    lengths = {len(list(loader_of(data, batch_size=1, rank=rank, num_ranks=3).batches())) for rank in range(3)}
-    assert len(lengths) == 1
-    assert lengths.pop() >= 23 // 3
-
-
 @pytest.mark.parametrize("workers", [0, 2, 3])
 def test_a_resumed_epoch_gives_exactly_the_batches_of_the_unbroken_one(data, workers):
     settings = {"batch_size": 2, "shuffle_buffer": 6, "workers": workers}
@@ -109,13 +112,31 @@ def test_a_resumed_epoch_gives_exactly_the_batches_of_the_unbroken_one(data, wor
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_over_epochs_goes_on_from_any_place(data, workers):
     settings = {"batch_size": 5, "shuffle_buffer": 6, "workers": workers, "keep_workers": True}
-    stream = loader_of(data, **settings).stream(Place(0, 0), num_batches=13)
-    unbroken = [(place, batch["keys"]) for place, batch in stream]
-    assert sum(place.batch == 0 for place, _ in unbroken) == 13 // loader_of(data, **settings).num_batches(0)
+    whole = loader_of(data, **settings)
+    unbroken = [(p.next, keys(p.batches)) for p in whole.portions(Place(0, 0), num_steps=13)]
+    assert sum(place.batch == 0 for place, _ in unbroken) == 13 // whole.num_batches(0)
     for done in (1, 5, 6, 10):
         place = unbroken[done - 1][0]
-        rest = loader_of(data, **settings).stream(place, num_batches=13 - done)
-        assert [(place, batch["keys"]) for place, batch in rest] == unbroken[done:]
+        rest = loader_of(data, **settings).portions(place, num_steps=13 - done)
+        assert [(p.next, keys(p.batches)) for p in rest] == unbroken[done:]
+
+
+@given(accumulate=st.integers(1, 7), batch_size=st.integers(1, 9), done=st.integers(0, 8))
+@settings(max_examples=10, deadline=None)
+def test_portions_share_out_an_epoch_by_samples_and_go_on_from_any_place(data, accumulate, batch_size, done):
+    loader = loader_of(data, batch_size=batch_size, shuffle_buffer=6)
+    num_steps = loader.num_steps(0, accumulate=accumulate)
+    unbroken = list(loader.portions(Place(0, 0), num_steps=num_steps, accumulate=accumulate))
+    assert [key for p in unbroken for batch in keys(p.batches) for key in batch] == list(chain(*keys(loader.batches())))
+    for p in unbroken:
+        sizes = [len(batch) for batch in keys(p.batches)]
+        assert len(sizes) == accumulate or p.ends_epoch
+        assert p.weights == [size / sum(sizes) for size in sizes]
+    assert [p.ends_epoch for p in unbroken] == [False] * (num_steps - 1) + [True]
+    done %= num_steps
+    start = unbroken[done - 1].next if done else Place(0, 0)
+    rest = loader.portions(start, num_steps=num_steps - done, accumulate=accumulate)
+    assert [keys(p.batches) for p in rest] == [keys(p.batches) for p in unbroken[done:]]
 
 
 def test_resuming_opens_no_shard_that_is_done(data, monkeypatch):
@@ -129,11 +150,40 @@ def test_resuming_opens_no_shard_that_is_done(data, monkeypatch):
 def test_a_shard_is_hashed_at_its_first_reading_alone(data, monkeypatch):
     verified = []
     plain = module.read
-    monkeypatch.setattr(module, "read", lambda *args, verify: verified.append(verify) or plain(*args, verify=verify))
+    monkeypatch.setattr(
+        module, "read", lambda *args, verify, skip: verified.append(verify) or plain(*args, verify=verify)
+    )
     loader = loader_of(data, batch_size=4)
     list(loader.batches(0))
     list(loader.batches(1))
     assert verified == [True] * 6 + [False] * 6
+
+
+def test_what_is_read_only_in_part_need_not_be_hashed(data, monkeypatch):
+    verified = []
+    plain = module.read
+    monkeypatch.setattr(
+        module, "read", lambda *args, verify, skip: verified.append(verify) or plain(*args, verify=verify)
+    )
+    order = Order(batch_size=4, shuffle_buffer=1)
+    for _ in range(2):
+        list(Loader(data, data.shards, members=MEMBERS, order=order, verify=False).shared(limit=2))
+    assert verified == [False] * 4
+
+
+def test_readers_tell_each_other_which_shards_they_have_hashed(data, monkeypatch, tmp_path):
+    plain = module.read
+
+    def noted(fs, shard, rows, members, *, verify, skip):
+        with (tmp_path / "hashed").open("a") as file:
+            file.write(f"{shard.name}\n" * verify)
+        return plain(fs, shard, rows, members, verify=verify, skip=skip)
+
+    monkeypatch.setattr(module, "read", noted)
+    loader = loader_of(data, batch_size=4, workers=2, keep_workers=True)
+    for epoch in range(3):
+        list(loader.batches(epoch))
+    assert sorted((tmp_path / "hashed").read_text().split()) == [shard.name for shard in data.shards]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -171,9 +221,3 @@ def test_spawned_readers_of_remote_sets_give_the_same_batches(data, monkeypatch)
     monkeypatch.setattr(module, "LOCAL_PROTOCOLS", {"none"})
     spawned = loader_of(data, **settings)
     assert [keys(spawned.batches(epoch)) for epoch in (0, 1)] == expected
-
-
-def test_fewer_samples_than_ranks_is_said(data):
-    loader = loader_of(data, batch_size=4, num_ranks=24)
-    with pytest.raises(UserError, match="23 samples are too few for 24 ranks"):
-        next(loader.stream(Place(0, 0), num_batches=1))

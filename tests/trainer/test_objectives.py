@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
+from trainer.errors import UserError
 from trainer.inputs import Inputs
-from trainer.loader import Loader, Order
+from trainer.loader import Loader
 from trainer.models.autoencoder import Autoencoder
 from trainer.models.classifier import Classifier
 from trainer.models.presets import build_encoder, network_config
-from trainer.objectives import channel_errors, classification, reconstruction
+from trainer.objectives import channel_errors, classification, read_weights, reconstruction, require_roles
+from trainer.order import Order
 from trainer.shards import ShardSet
 
 
@@ -32,6 +34,31 @@ def test_reconstruction_sums_the_means_of_all_outputs_and_weighs_auxiliary_ones(
     assert reconstruction(outputs, targets, aux_weight=1.0).item() == 4 + 9 + 1
     assert reconstruction(outputs, targets, aux_weight=0.5).item() == 2 + 9 + 1
     assert reconstruction(outputs, targets, aux_weight=0.0).item() == 9 + 1
+
+
+def test_outputs_of_a_pathway_count_as_much_as_is_asked():
+    targets = {"a": [torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 4, 4)], "b": [torch.zeros(1, 2, 3)]}
+    outputs = {"a": [torch.full((1, 1, 2, 2), 2.0), torch.full((1, 1, 4, 4), 3.0)], "b": [torch.ones(1, 2, 3)]}
+    weights = read_weights(["a=0.5", "b=3"])
+    assert reconstruction(outputs, targets, aux_weight=0.5, output_weights=weights).item() == 0.5 * (2 + 9) + 3
+    assert reconstruction(outputs, targets, aux_weight=1.0, output_weights={"b": 0.0}).item() == 4 + 9
+    for word in ("a", "a=", "a=x", "a=-1", "a=inf", "a=nan"):
+        with pytest.raises(ValueError, match=f"--output-weights {word}: give role=weight"):
+            read_weights([word])
+    with pytest.raises(UserError, match="--output-weights c: the network has no such pathway; it has a, b"):
+        require_roles(["a", "c"], ["a", "b"])
+
+
+def test_hidden_shares_weigh_the_error_of_every_position():
+    target, output = torch.zeros(1, 2, 2), torch.tensor([[[1.0, 3.0], [2.0, 5.0]]])
+    share = torch.tensor([[[0.25, 0.75]]])
+    loss = reconstruction({"a": [output]}, {"a": [target]}, aux_weight=1.0, shares={"a": [share]})
+    assert loss.item() == (0.25 * 1 + 0.75 * 9 + 0.25 * 4 + 0.75 * 25) / 2
+    errors = channel_errors({"a": [output]}, {"a": [target + 1]}, {"a": ("x", "y")}, {"a": [share]})
+    assert errors["mse/a/x"].item() == 0.75 * 4
+    assert errors["mean/a/x"].item() == 1
+    nothing = {"a": [torch.zeros(1, 1, 2)]}
+    assert reconstruction({"a": [output]}, {"a": [target]}, aux_weight=1.0, shares=nothing).item() == 0
 
 
 def test_channel_errors_stand_beside_those_of_predicting_the_mean():

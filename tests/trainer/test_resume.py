@@ -1,6 +1,7 @@
 """Killed anywhere, a run comes to the same losses as one that was never stopped."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -27,6 +28,8 @@ SHORT = [
     "2",
 ]
 
+PLAIN = [*SHORT, "--pictures-every", "0"]
+
 
 def curve(run):
     """Every record but what the clock says."""
@@ -35,7 +38,7 @@ def curve(run):
 
 
 def test_a_run_killed_in_the_middle_resumes_to_the_unbroken_curve(sets, tmp_path):
-    flags = ["--shards", str(sets / "unlabeled"), "--max-steps", "9", *SHORT]
+    flags = ["--shards", str(sets / "unlabeled"), "--max-steps", "9", *PLAIN]
     pretrain.main([*flags, "--out", str(tmp_path / "unbroken")])
 
     killed = tmp_path / "killed"
@@ -64,11 +67,59 @@ def test_a_run_killed_in_the_middle_resumes_to_the_unbroken_curve(sets, tmp_path
 _SLOWED = """
 import sys, time, torch
 torch.set_num_threads(1)
-from trainer import pretrain
-check = pretrain.check_finite
-pretrain.check_finite = lambda *args: (time.sleep(0.5), check(*args))
+from trainer import pretrain, steps
+check = steps.check_finite
+steps.check_finite = lambda *args: (time.sleep(0.5), check(*args))
 pretrain.main(sys.argv[1:])
 """
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_whole_process_group_with_its_readers_leaves_a_checkpoint_to_go_on_from(sets, tmp_path, refused):
+    flags = ["--shards", str(sets / "unlabeled"), "--workers", "1", "--max-steps", "5", *PLAIN]
+    stopped = tmp_path / "stopped"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOWED, *flags, "--out", str(stopped)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    log = stopped / "log.jsonl"
+    while not log.exists() or not log.read_text().endswith("\n"):
+        assert process.poll() is None, "it ended before it was stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    readers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert readers
+    subprocess.run(["kill", "-TERM", "--", f"-{process.pid}"], check=True)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (128 + signal.SIGTERM, "")
+    assert f"go on with: python -m trainer.pretrain --out {stopped} --resume" in out
+    assert not any(Path(f"/proc/{pid}").exists() for pid in readers)
+    assert read_state(latest(stopped))["step"] == curve(stopped)[-1]["step"] < 5
+
+    # The kernel's OOM killer takes a reader of the resumed run, which then goes on all the same.
+    write = record.RunLog.write
+
+    def write_then_kill(log, *args, **values):
+        write(log, *args, **values)
+        for reader in multiprocessing.active_children():
+            os.kill(reader.pid, signal.SIGKILL)
+            reader.join()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(record.RunLog, "write", write_then_kill)
+        line = refused(pretrain.main, "--out", stopped, "--resume")
+    assert "a reader process was killed" in line
+    assert "--workers" in line
+    assert "--shuffle-buffer" in line
+    pretrain.main(["--out", str(stopped), "--resume"])
+    pretrain.main([*flags, "--out", str(tmp_path / "unbroken")])
+    assert curve(stopped) == curve(tmp_path / "unbroken")
 
 
 def test_finetuning_stopped_by_a_signal_says_how_to_go_on_and_does(sets, tmp_path, monkeypatch, capsys):
@@ -101,7 +152,7 @@ def test_finetuning_stopped_by_a_signal_says_how_to_go_on_and_does(sets, tmp_pat
 
 def test_resuming_without_a_checkpoint_starts_at_the_beginning(sets, tmp_path):
     run = tmp_path / "run"
-    pretrain.main(["--shards", str(sets / "unlabeled"), "--out", str(run), "--resume", "--max-steps", "1", *SHORT])
+    pretrain.main(["--shards", str(sets / "unlabeled"), "--out", str(run), "--resume", "--max-steps", "1", *PLAIN])
     first = curve(run)
     for path in sorted((run / "checkpoints").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
@@ -111,7 +162,7 @@ def test_resuming_without_a_checkpoint_starts_at_the_beginning(sets, tmp_path):
 
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(sets, tmp_path, capsys):
     run = tmp_path / "run"
-    flags = ["--shards", str(sets / "unlabeled"), *SHORT]
+    flags = ["--shards", str(sets / "unlabeled"), *PLAIN]
     pretrain.main([*flags, "--out", str(run), "--max-steps", "2"])
     pretrain.main(["--out", str(run), "--resume"])
     assert "nothing left to do" in capsys.readouterr().out

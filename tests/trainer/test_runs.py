@@ -9,9 +9,9 @@ from torch import nn
 from trainer import checkpoint
 from trainer.errors import UserError
 from trainer.opening import begin, choose_init
-from trainer.runs import RunConfig, group_hashes, read_config, require_resumable, require_same, trained_groups
+from trainer.runs import RunConfig, group_hashes, read_config, require_resumable, require_same
 
-STATE = {"epoch": 1, "batch": 2}
+STATE = {"epoch": 1, "batch": 2, "best": None, "batchnorm_reestimated": True}
 
 
 def config_of(**changes):
@@ -24,7 +24,7 @@ def config_of(**changes):
         "labels": None,
         "normalization": {},
         "data": "d",
-        "train": {"batch_size": 4, "epochs": 1},
+        "train": {"batch_size": 4, "epochs": 1, "normalization": "channel"},
         "init": None,
     }
     return RunConfig(**(fields | changes))
@@ -35,10 +35,19 @@ def test_a_run_folder_tells_what_made_it(tmp_path):
     begin(run, config_of(), groups=["a", "b", "a"])
     assert read_config(run).network["blocks"] == [1, 2]
     assert read_config(run).versions["torch"] == torch.__version__.split("+")[0]
-    assert trained_groups(run) == set(group_hashes(["a", "b"]))
-    assert len(trained_groups(run)) == 2
+    hashes = json.loads((run / "groups.json").read_text())
+    assert hashes == group_hashes(["a", "b"])
+    assert len(hashes) == 2
     with pytest.raises(UserError, match="exists already; add --resume"):
         begin(run, config_of(), groups=[])
+
+
+def test_a_run_that_was_killed_while_it_began_begins_again(tmp_path):
+    (tmp_path / "groups.json").write_text("[]")
+    (tmp_path / ".config.json").write_text("{")
+    begin(tmp_path, config_of(), groups=["a"])
+    assert json.loads((tmp_path / "groups.json").read_text()) == group_hashes(["a"])
+    assert read_config(tmp_path).kind == "pretrain"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +57,10 @@ def test_a_run_folder_tells_what_made_it(tmp_path):
         ({"network": {"network": "music-video"}}, "holds another network .*its network is slow-fast, here music-video"),
         ({"network": {"network": "slow-fast", "pool": 1, "blocks": [1, 2]}}, "its pool is 8, here 1"),
         ({"recipe": {"phase": "angle-mel"}}, "another recipe: its phase is mel-angle, here angle-mel"),
-        ({"train": {"batch_size": 8, "epochs": 1}}, "--batch-size 8, but .* was begun with 4"),
+        (
+            {"train": {"batch_size": 8, "epochs": 1, "normalization": "channel"}},
+            "--batch-size 8, but .* was begun with 4",
+        ),
         ({"data": "e"}, "was begun on other samples"),
     ],
 )
@@ -58,7 +70,7 @@ def test_a_run_is_resumed_only_as_what_it_was(tmp_path, changes, words):
 
 
 def test_epochs_may_change_and_the_modality_of_a_set_does_not_matter(tmp_path):
-    changed = config_of(train={"batch_size": 4, "epochs": 9}, recipe={"phase": "mel-angle", "modality": "audio"})
+    changed = config_of(train=config_of().train | {"epochs": 9}, recipe={"phase": "mel-angle", "modality": "audio"})
     require_resumable(tmp_path, config_of(), changed)
     tuples = config_of(network={"network": "slow-fast", "pool": 8, "blocks": (1, 2)})
     require_resumable(tmp_path, config_of(), tuples)
@@ -77,7 +89,7 @@ def test_labels_must_agree(tmp_path):
 
 
 def test_auto_takes_the_newest_run_that_fits(tmp_path):
-    wanted = {"network": config_of().network, "recipe": config_of().recipe}
+    wanted = {"network": config_of().network, "recipe": config_of().recipe, "normalization": "channel"}
     assert choose_init("auto", root=tmp_path / "none", **wanted)[0] is None
     for name, created, changes in [
         ("old", "2026-01-01", {}),
@@ -97,6 +109,7 @@ def test_auto_takes_the_newest_run_that_fits(tmp_path):
     run, why = choose_init("auto", root=tmp_path, **(wanted | {"recipe": {"phase": "other"}}))
     assert run is None
     assert "fits; for one" in why
+    assert choose_init("auto", root=tmp_path, **(wanted | {"normalization": "joint"}))[0] is None
     assert choose_init("scratch", root=tmp_path, **wanted)[0] is None
     with pytest.raises(UserError, match="has no checkpoint yet"):
         choose_init(str(tmp_path / "empty"), root=tmp_path, **wanted)
@@ -107,5 +120,5 @@ def test_a_config_of_another_release_is_refused(tmp_path):
     path = tmp_path / "run" / "config.json"
     raw = json.loads(path.read_text())
     path.write_text(json.dumps(raw | {"run_version": 9}))
-    with pytest.raises(UserError, match="run version 9, this software reads 1"):
+    with pytest.raises(UserError, match="run version 9, this software reads 2"):
         read_config(tmp_path / "run")

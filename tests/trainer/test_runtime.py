@@ -1,14 +1,17 @@
 """Flags, signals, checks, and errors as one line."""
 
+import io
+import os
 import signal
+import sys
 from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import nn
 
 from trainer.errors import UserError
-from trainer.runtime import check_finite, entry, gradient_norm, parse, require, stop_on_signal
+from trainer.runtime import entry, leave, parse, require, say
+from trainer.signals import interrupted_by_signals, stop_on_signal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +82,9 @@ def test_an_entry_turns_what_the_reader_can_mend_into_one_line(capsys):
             "--workers",
             2,
         ),
+        (RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left"), "--workers", 2),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "--shuffle-buffer", 2),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "--workers", 2),
         (KeyboardInterrupt(), "interrupted", 130),
     ]:
         with pytest.raises(SystemExit) as stop:
@@ -89,21 +95,88 @@ def test_an_entry_turns_what_the_reader_can_mend_into_one_line(capsys):
         main(RuntimeError("a mistake of ours"))
 
 
-def test_a_loss_or_a_gradient_that_is_not_finite_names_the_batch():
-    check_finite(1.0, 2.0, ["a"])
-    with pytest.raises(UserError, match=r"the loss is nan on the batch a, b"):
-        check_finite(float("nan"), 1.0, ["a", "b"])
-    with pytest.raises(UserError, match=r"the gradient's norm is inf on the batch a, b"):
-        check_finite(1.0, float("inf"), ["a", "b"])
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_who_stops_reading_standard_output_ends_the_command_quietly(lines, monkeypatch, capsys):
+    @entry
+    def main(argv=None):
+        print("word\n" * lines)
+
+    before = os.dup(1)
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+    try:
+        with os.fdopen(1, "w", closefd=False) as output, monkeypatch.context() as patched:
+            patched.setattr("sys.stdout", output)
+            with pytest.raises(SystemExit) as stop:
+                main()
+            output.write("more")  # at exit
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+        os.close(writer)
+    assert stop.value.code == 128 + signal.SIGPIPE
+    assert capsys.readouterr().err == ""
 
 
-def test_the_gradients_norm_is_over_all_parameters_that_have_one():
-    model = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2)})
-    model["used"].weight.grad = torch.full((2, 2), 2.0)
-    model["used"].bias.grad = torch.tensor([3.0, 0.0])
-    assert gradient_norm(model).item() == 5.0
-    model["used"].bias.grad[1] = float("nan")
-    assert gradient_norm(model).isnan()
+def test_a_pipe_that_breaks_elsewhere_is_no_quiet_end():
+    @entry
+    def main(argv=None):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        main()
+
+
+def test_the_second_sigterm_exits_as_the_first_would():
+    @entry
+    def main(argv=None):
+        with stop_on_signal():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_by_a_signal_puts_away_what_it_began_whatever_comes_after(number, capsys):
+    put_away = []
+
+    @entry
+    @interrupted_by_signals()
+    def main(argv=None):
+        try:
+            signal.raise_signal(number)
+            put_away.append("it went on")
+        finally:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGTERM)
+            put_away.append("all")
+
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert (stop.value.code, put_away) == (128 + number, ["all"])
+    assert capsys.readouterr().err == "error: interrupted\n"
+    assert signal.getsignal(number) == before
+
+
+def test_a_command_under_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupted_by_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_a_terminal_cannot_show_is_told_all_the_same(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    say("café \u6f22 \udce9")
+    assert terminal.buffer.getvalue() == b"caf\xe9 \\u6f22 \\udce9\n"
 
 
 def test_a_signal_is_noted_once_and_interrupts_the_second_time():
@@ -115,6 +188,6 @@ def test_a_signal_is_noted_once_and_interrupts_the_second_time():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(SystemExit) as left:
-            stop.leave("stopped")
+            leave(stop.signal, "stopped")
         assert left.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == before

@@ -42,10 +42,22 @@ class Autoencoder(nn.Module):
 
         Windows of 2, 4, 8, ... from the first position on are the ones the encoder's poolings saw, at odd sizes too.
         """
-        return {
-            role: [average(input_BCN, self._window(role, level)) for level in self._levels(role)]
-            for role, input_BCN in self.encoder.reduce(inputs).items()
-        }
+        return {role: self._averaged(role, input_BCN) for role, input_BCN in self.encoder.reduce(inputs).items()}
+
+    def shares(self, masks: Maps) -> dict[str, list[Tensor]]:
+        """Return how much of what each output's position stands for is masked, 0 to 1: (B, 1, N), as ``targets``.
+
+        Parameters
+        ----------
+        masks
+            By role, bool (B, 1, N) over the inputs' positions.
+        """
+        pool = self.encoder.config.pool
+        windows = {role: self.encoder.inputs[role].pooling(pool) for role in masks}
+        return {role: self._averaged(role, average(mask.float(), windows[role])) for role, mask in masks.items()}
+
+    def _averaged(self, role: str, reduced_BCN: Tensor) -> list[Tensor]:
+        return [average(reduced_BCN, self._window(role, level)) for level in self._levels(role)]
 
     def _levels(self, role: str) -> tuple[int, ...]:
         levels = self.encoder.decoder_levels(role)

@@ -21,8 +21,8 @@ class Classifier(nn.Module):
     head
         The dense layer.
     mean_embedding
-        (D,) what ``embed`` puts in place of an absent pathway's average; zeros until the trainer copies the training
-        set's mean into it.
+        (D,) what ``embed`` puts in place of an absent pathway's average: the training set's mean, zeros until
+        ``trainer.batchnorm.reestimate`` fills it in.
     """
 
     mean_embedding: Tensor
@@ -53,6 +53,11 @@ class Classifier(nn.Module):
             ],
             dim=1,
         )
+
+    def hold_encoder(self, still: bool) -> None:
+        """Keep the encoder as it is, batch norm's statistics included, while the head is trained; or let it move."""
+        self.encoder.requires_grad_(not still)
+        self.encoder.train(not still)
 
     def forward(self, inputs: Maps) -> Tensor:
         """Return the logits (B, num_classes)."""

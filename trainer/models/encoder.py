@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.models.blocks import BlockConfig, Convolution, DenseResidualBlock, halved, he_init_
-from trainer.models.inputs import NUM_MELS, AudioInput, VideoInput
+from trainer.models.inputs import NUM_MELS, AudioInput, Phase, VideoInput
 from trainer.models.mmtm import ConcatMMTM, MmtmName, SumMMTM
 
 ModalityChoice = Literal["both", "audio", "video"]
+
+_CHOICES: dict[str, object] = {"mmtm": MmtmName, "convolution": Convolution, "modality": ModalityChoice, "phase": Phase}
 
 Maps = dict[str, Tensor]
 """Feature maps, inputs or latents by role; (B, C, T, H, W) for video, (B, C, M, T) for audio."""
@@ -30,8 +32,8 @@ class EncoderConfig:
     """Batch norm inside a block too, not only after it."""
     auxiliary_outputs: bool = True
     """Decoders predict the input at every intermediate size too (deep supervision)."""
-    audio_channels: int = 2
-    """2 for log-mel and phase, 1 for log-mel alone."""
+    phase: Phase = "projected"
+    """What stands beside the log-mel: a stored phase, what is derived from one, or none."""
     modality: ModalityChoice = "both"
     """Which pathways are built; with one modality there is no MMTM."""
     pool: int = 1
@@ -44,11 +46,9 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, naming the flag and the mend."""
-        for name, choices in (("mmtm", MmtmName), ("convolution", Convolution), ("modality", ModalityChoice)):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"--{name} {getattr(self, name)}: choose one of {', '.join(get_args(choices))}")
-        if self.audio_channels not in (1, 2):
-            raise ValueError(f"--audio-channels {self.audio_channels}: give 2 (log-mel and phase) or 1 (log-mel alone)")
         if self.pool < 1 or NUM_MELS % self.pool:
             raise ValueError(f"--pool {self.pool}: give a divisor of {NUM_MELS}, such as 1, 2, 4 or 8")
         widths = {block.out_channels for stack in self.stacks for block in stack}
@@ -184,7 +184,7 @@ class Encoder(nn.Module):
         Maps
             By role, in the order of ``self.inputs``: float (B, ``self.channels[role]``, *``self.size(role, depth)``).
         """
-        assert inputs, "nothing to encode: give at least one role's input"
+        assert len(inputs) > 0, "nothing to encode: give at least one role's input"
         maps = self.reduce({role: inputs[role] for role in self.inputs if role in inputs})
         for stage in self.stages:
             maps = stage(maps, fused=fused)

@@ -46,7 +46,7 @@ class MusicVideoEncoder(Encoder):
     def __init__(self, config: MusicVideoConfig) -> None:
         pathways = {
             "video": Pathway(VideoInput(64), config.blocks),
-            "audio": Pathway(AudioInput.of_clip(22_050, config.audio_channels), config.blocks),
+            "audio": Pathway(AudioInput.of_clip(22_050, config.phase), config.blocks),
         }
         super().__init__(config, pathways, pairs=(("video", "audio"),))
 

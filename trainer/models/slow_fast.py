@@ -68,8 +68,8 @@ class SlowFastEncoder(Encoder):
 
     def __init__(self, config: SlowFastConfig) -> None:
         few_frames, many_frames = VideoInput(8), VideoInput(64)
-        high_rate = AudioInput.of_clip(32_000, config.audio_channels)
-        low_rate = AudioInput.of_clip(8_000, config.audio_channels)
+        high_rate = AudioInput.of_clip(32_000, config.phase)
+        low_rate = AudioInput.of_clip(8_000, config.phase)
         if config.swap_video_branches:
             few_frames, many_frames = many_frames, few_frames
         if config.swap_audio_branches:

@@ -14,6 +14,7 @@ from trainer.models.autoencoder import Autoencoder
 from trainer.models.blocks import halved
 from trainer.models.counting import keras_count
 from trainer.models.decoders import Decoder, Upsampling, upsampling
+from trainer.models.inputs import Phase
 from trainer.models.presets import Network, Preset, build_encoder, network_config
 
 MakeInputs = Callable[..., dict[str, Tensor]]
@@ -120,11 +121,13 @@ def test_decoder_layers_put_out_the_recovered_shapes(
 
 
 @pytest.mark.parametrize("preset", ["paper", "small", "tiny"])
-@pytest.mark.parametrize(("network", "audio_channels"), [("slow-fast", 2), ("music-video", 2), ("music-video", 1)])
+@pytest.mark.parametrize(
+    ("network", "phase"), [("slow-fast", "angle"), ("music-video", "cos-sin"), ("music-video", "none")]
+)
 def test_outputs_and_targets_have_the_same_shapes_and_end_at_the_reduced_input(
-    network: Network, preset: Preset, audio_channels: int
+    network: Network, preset: Preset, phase: Phase
 ) -> None:
-    autoencoder = on_meta(network, preset, audio_channels=audio_channels)
+    autoencoder = on_meta(network, preset, phase=phase)
     encoder = autoencoder.encoder
     inputs = {role: torch.empty(2, *spec.shape, device="meta") for role, spec in encoder.inputs.items()}
     outputs, targets, reduced = autoencoder(inputs), autoencoder.targets(inputs), encoder.reduce(inputs)

@@ -160,7 +160,7 @@ def test_one_modality_alone_builds_no_other_pathway_and_no_mmtm(
 
 
 def test_log_mel_alone_narrows_only_the_audio_inputs() -> None:
-    encoder = paper_encoder("slow-fast", audio_channels=1)
+    encoder = paper_encoder("slow-fast", phase="none")
     assert {role: spec.shape[0] for role, spec in encoder.inputs.items()} == {
         "video_slow": 3,
         "video_fast": 3,

@@ -61,7 +61,7 @@ def test_a_config_builds_its_network() -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_config_survives_the_journey_through_json(network: Network, preset: Preset) -> None:
-    config = network_config(network, preset, mmtm="concat", modality="audio", audio_channels=1)
+    config = network_config(network, preset, mmtm="concat", modality="audio", phase="cos-sin")
     assert config_from_dict(asdict(config)) == config
     assert config_from_dict(json.loads(json.dumps(asdict(config)))) == config
 
@@ -79,7 +79,7 @@ def test_a_stored_state_fits_the_rebuilt_network(network: Network) -> None:
         ({"mmtm": "max"}, "--mmtm max: choose one of sum, concat, none"),
         ({"convolution": "depthwise"}, "--convolution depthwise: choose one of full"),
         ({"modality": "text"}, "--modality text: choose one of both"),
-        ({"audio_channels": 3}, "--audio-channels 3: give 2"),
+        ({"phase": "real"}, "--phase real: choose one of projected"),
         ({"pool": 3}, "--pool 3: give a divisor of 128"),
         ({"pool": 0}, "--pool 0"),
         ({"mmtm_ratio": 3}, "--mmtm-ratio 3 does not divide"),

@@ -1,0 +1,36 @@
+"""Sound alone, pictures alone: what is built for a set that has no more, and what may be left out of a network."""
+
+from trainer.models.encoder import ModalityChoice
+from trainer.runs import RunConfig
+from trainer.shards import ShardSet
+
+
+def built_for(data: ShardSet, asked: ModalityChoice | None) -> tuple[ModalityChoice, str | None]:
+    """Choose which pathways are built: those asked for, else those that the set has arrays for.
+
+    Returns
+    -------
+    (ModalityChoice, str or None)
+        The second is what should be said of it, where the set lacks a modality.
+    """
+    if asked is not None:
+        return asked, None
+    held = data.modality
+    said = f"modality: {held}, as {data.address} holds no other; the other pathways and MMTM are not built"
+    return held, None if held == "both" else said
+
+
+def why_not_alone(config: RunConfig) -> str | None:
+    """Say why a run must not be scored on sound or on picture alone; None where it may be.
+
+    A network takes ``Classifier.mean_embedding`` for an absent modality only if batches lost one in training; of one
+    that saw both at every step such scores would tell nothing about the modality.
+    """
+    if config.network["modality"] != "both":
+        return f"the network reads {config.network['modality']} alone"
+    if not config.train.get("modality_dropout"):
+        return (
+            "the network never had to do without one of the two: such scores would tell nothing; fine-tune it with "
+            "--modality-dropout 0.2, which --recipe strong has, or train --modality audio"
+        )
+    return None
