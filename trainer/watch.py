@@ -1,0 +1,125 @@
+"""From a video to its curve: windows read one after the other, judged in small batches, and forgotten."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainer.curve import Curve, Said
+from trainer.files import now
+from trainer.inputs import Inputs
+from trainer.modalities import why_not_alone
+from trainer.runs import versions
+from trainer.stills import Still, Stills
+from trainer.trained import Trained
+from trainer.videos import WINDOW_S, Video, read_batches
+
+
+def num_windows(duration_s: float, every_s: float) -> int:
+    """About how many windows a video has, for a progress bar."""
+    return max(1, int((duration_s - WINDOW_S) // every_s) + 2)
+
+
+def watch(
+    trained: Trained,
+    model: nn.Module,
+    video: Video,
+    *,
+    every_s: float,
+    batch_size: int,
+    device: torch.device,
+    seen: Callable[[int], None] = lambda windows: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> tuple[Curve, list[Still]]:
+    """Judge a video's windows.
+
+    Memory does not grow with the video's length, but for the numbers of the curve.
+
+    Parameters
+    ----------
+    model
+        The run's classifier where it computes: on the device, in its precision.
+    seen
+        Is told of every batch how many windows it had.
+    warn
+        Is told what went wrong with the video, where there are windows all the same.
+
+    Raises
+    ------
+    UserError
+        If no window of it can be read.
+    """
+    reason = why_not_alone(trained.config)
+    judges = _judges(trained, model, video, alone=reason is None, device=device)
+    stills, starts_s, end_s, problems = Stills(), list[float](), 0.0, list[str]()
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in judges}
+    for batch in read_batches(video, problems, recipe=trained.config.recipe, every_s=every_s, batch_size=batch_size):
+        arrays = {name: torch.from_numpy(np.stack([w.arrays[name] for w in batch])) for name in batch[0].arrays}
+        for name, judge in judges.items():
+            rows[name].append(judge(arrays))
+        for window in batch:
+            frames_THWC = window.arrays.get("frames")
+            stills.offer(frames_THWC, start_s=window.start_s, valid_s=window.valid_s, length_s=WINDOW_S)
+        starts_s += [window.start_s for window in batch]
+        end_s = max(window.start_s + window.valid_s for window in batch)
+        seen(len(batch))
+    for problem in problems:
+        warn(problem)
+    said = {name: _said(trained, np.concatenate(parts)) for name, parts in rows.items()}
+    curve = Curve(
+        labels=trained.labels,
+        title=video.title,
+        duration_s=end_s,
+        every_s=every_s,
+        window_s=float(WINDOW_S),
+        starts_s=starts_s,
+        said=said.pop("all"),
+        alone=said,
+        why_not_alone=reason if video.modality == "both" else f"the video has {video.modality} alone",
+        about=about(trained, video) | {"problems": problems},
+    )
+    return curve, stills.kept
+
+
+def about(trained: Trained, video: Video) -> dict[str, Any]:
+    """What a curve says of where it comes from: no path of the machine."""
+    return {
+        "source": video.link or video.path.name,
+        "read": video.modality,
+        "run": trained.run.name,
+        "checkpoint": trained.checkpoint.name,
+        "network": trained.config.name,
+        "sigmoids": trained.sigmoids.as_dict(),
+        "predicted": now(),
+        "versions": versions(),
+    }
+
+
+def _judges(
+    trained: Trained, model: nn.Module, video: Video, *, alone: bool, device: torch.device
+) -> dict[str, Callable[[dict[str, torch.Tensor]], np.ndarray]]:
+    """What turns stored arrays into probabilities: of all that is read, and of a modality where that means anything."""
+    specs = trained.classifier.encoder.inputs
+    modalities: dict[str, Sequence[str]] = {
+        "all": ("audio", "video") if video.modality == "both" else (video.modality,)
+    }
+    if alone and video.modality == "both":
+        modalities |= {"audio": ("audio",), "video": ("video",)}
+
+    def judge(chosen: Sequence[str]) -> Callable[[dict[str, torch.Tensor]], np.ndarray]:
+        read = {role: spec for role, spec in specs.items() if spec.modality in chosen}
+        to_inputs = Inputs(read, trained.config.normalization, device)
+
+        def probabilities(arrays: dict[str, torch.Tensor]) -> np.ndarray:
+            with torch.inference_mode():
+                return model(to_inputs(arrays)).double().softmax(1).cpu().numpy()  # type: ignore[no-any-return]
+
+        return probabilities
+
+    return {name: judge(chosen) for name, chosen in modalities.items()}
+
+
+def _said(trained: Trained, probabilities: np.ndarray) -> Said:
+    return Said(scores=trained.sigmoids(probabilities), probabilities=probabilities)
