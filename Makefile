@@ -21,8 +21,8 @@ demo: setup ## from music videos to scores in minutes (MEDIA=folder: your videos
 test: venv ## the quick tests (WORKERS=2)
 	$(PY) -m pytest -m "not slow" -n $(strip $(WORKERS)) --dist loadscope --no-loadscope-reorder
 
-test-slow: venv ## the slow tests: soaks and long rounds
-	@$(PY) -m pytest -m slow; status=$$?; \
+test-slow: venv ## the slow tests: soaks and long rounds (WORKERS=2)
+	@$(PY) -m pytest -m slow -n $(strip $(WORKERS)) --dist loadscope --no-loadscope-reorder; status=$$?; \
 	if [ $$status -eq 5 ]; then echo "no test is marked slow yet"; else exit $$status; fi
 
 check: venv ## lint, format, types, imports; all are run, and it fails if one does

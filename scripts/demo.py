@@ -1,4 +1,4 @@
-"""The whole road in ten minutes: music videos, shards, a pretrained and a fine-tuned network, scores.
+"""The whole road in ten minutes: music videos, shards, a pretrained and a fine-tuned network, scores, an emotion curve.
 
     make demo                              music from Debian's archive, made into 32 short videos with moving pictures
     make demo MEDIA=folder                 your own videos: a set without labels, and pretraining
@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pyarrow.parquet as pq
 import tyro
 from tqdm import tqdm
 
@@ -37,6 +38,8 @@ from scripts.visuals import STYLES, VIDEO_S, RenderError, Video, render, render_
 
 DEMO = Path("demo")  # relative to ROOT, as all paths below: so the commands shown are short
 
+SONG = "song.mp4"
+SONG_S = 150.0  # of the video whose emotion is told over time; the shortest piece lasts 162 s
 STRETCHES_S = (5.0, 85.0)  # where the two videos of a piece begin; the shortest piece lasts 162 s
 PORT = 8765  # fixed: a link is part of a clip's identity, so another port would make another clip
 PRETRAIN_STEPS, FINETUNE_STEPS = 60, 24  # of 0.2 to 0.5 s each on two cores
@@ -63,6 +66,8 @@ def main(media: str = "", labels: str = "") -> None:
         else:
             folder, sets = of_music(report)
         train(folder, sets, report)
+        if "labelled" in sets:
+            predict(folder, str(Path(media) / first_kept(folder) if media else folder / SONG), report)
     except (StepError, RenderError, UserError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -85,6 +90,7 @@ def of_music(report: Report) -> tuple[Path, list[str]]:
         made.append(fetch_music(music))
     with report.step("videos", folder) as made:
         made.append(make_videos(videos(), music, folder))
+        make_videos([whole_song()], music, DEMO)
     links = {kind: DEMO / f"links-{kind}.txt" for kind in ("unlabeled", "labelled")}
     earlier = port_of(links["labelled"])
     try:
@@ -119,6 +125,13 @@ def videos() -> list[Video]:
             made.append(Video(name=name, piece=piece, start_s=start_s, style=style, seed=seed))
         styles = styles[1:] + styles[:1]
     return made
+
+
+def whole_song() -> Video:
+    """A longer one, of a piece without a mood, that no set holds."""
+    return Video(
+        name=Path(SONG).stem, piece=UNLABELLED[0], start_s=0.0, style=next(iter(STYLES)), seed=0, length_s=SONG_S
+    )
 
 
 def make_videos(wanted: Sequence[Video], music: Path, folder: Path) -> str:
@@ -238,6 +251,22 @@ def train(folder: Path, sets: Sequence[str], report: Report) -> None:
         made.append(f"accuracy {metrics['accuracy']:.2f} on {metrics['n']} {split} clips")
 
 
+def first_kept(folder: Path) -> str:
+    """Name the file that the labelled set's first clip is of."""
+    columns = ["source_id", "status"]
+    rows = pq.read_table(folder / "shards" / "labelled" / "index.parquet", columns=columns).to_pylist()
+    return str(next(row["source_id"] for row in rows if row["status"] == "kept"))
+
+
+def predict(folder: Path, song: str, report: Report) -> None:
+    """Tell the emotion of a whole video over time."""
+    out = folder / "curve"
+    with report.step("predict", out) as made:
+        words = [song, "--run", str(folder / "runs" / "finetune"), "--out", str(out)]
+        run([*python("trainer.predict"), *words])
+        made.append(f"{len(read_json(out / 'curve.json')['times_s'])} windows of {song}")
+
+
 def already(changed: bool) -> list[str]:
     """Words for a step that found everything done."""
     return [] if changed else ["there already"]
@@ -247,10 +276,10 @@ def closing_words(folder: Path, sets: Sequence[str], *, own: bool) -> str:
     """What to look at."""
     runs = folder / "runs"
     lines = [f"{folder}/shards/{name}/report.html: what the set holds, and what was left out and why" for name in sets]
-    lines.append(f"{runs}/pretrain: config.json, log.jsonl, checkpoints; tensorboard --logdir {runs}")
+    lines.append(f"{runs}/pretrain/report.html: what pretraining learned of each channel, with pictures")
     if "labelled" in sets:
-        results = ", ".join(str(runs / "finetune" / name) for name in ("metrics.json", "confusion.png", "roc.png"))
-        lines.append(f"{results}: the scores")
+        lines.append(f"{runs}/finetune/report.html: the scores, the curves, and beside it metrics.json and pictures")
+        lines.append(f"{folder}/curve/player.html: a whole video beside its emotions over time")
         low, high = read_json(runs / "finetune" / "metrics.json")["accuracy_interval"]
         lines.append(f"The accuracy's 95% interval is {low:.2f} to {high:.2f}.")
     else:
