@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 from tests.pages import chromium
 from trainer import devices, predict, videos
 from trainer.app import __main__ as app
-from trainer.app.children import Child
+from trainer.app import children
+from trainer.app.children import Child, NotStartedError
 from trainer.app.jobs import Jobs
 from trainer.app.judge import keep
 from trainer.app.rooms import private_folder
