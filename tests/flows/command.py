@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from tests.waiting import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,10 +35,7 @@ class Command:
         """SIGKILL to the flow alone; then see its workers follow, and end the server that Prefect leaves behind."""
         self.process.kill()
         self.process.wait()
-        deadline_s = time.monotonic() + 20
-        while self._workers():
-            assert time.monotonic() < deadline_s, "workers outlive a killed flow"
-            time.sleep(0.1)
+        wait_until(lambda: not self._workers(), every_s=0.1)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -45,7 +43,7 @@ class Command:
         listed = subprocess.run(["ps", "-s", str(self.process.pid), "-o", "args="], capture_output=True, text=True)
         return [line for line in listed.stdout.splitlines() if "popen_loky" in line]
 
-    def finish(self, timeout_s: float = 180) -> tuple[int, str, str]:
+    def finish(self, timeout_s: float = PATIENCE_S) -> tuple[int, str, str]:
         self.process.wait(timeout=timeout_s)
         told = []
         for stream in (self._out, self._err):

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from flows.tasks import commit
 from pipeline import remote
 from pipeline.errors import UserError
 from tests.flows.command import ROOT, Command, fingerprint, finish
+from tests.waiting import PATIENCE_S, wait_until
 
 
 @pytest.fixture
@@ -128,11 +128,7 @@ def words(videos: Path, out: Path, *more: str) -> tuple[str, ...]:
 
 
 def wait_for_first_part(out: Path, running: Command) -> None:
-    deadline_s = time.monotonic() + 120
-    while not list((out / ".build").glob("part-*.parquet")):
-        assert running.process.poll() is None, running.finish()
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+    wait_until(lambda: list((out / ".build").glob("part-*.parquet")), runs=running.process)
 
 
 def below(pid: int) -> dict[int, str]:
@@ -149,10 +145,7 @@ def below(pid: int) -> dict[int, str]:
 
 
 def wait_until_gone(pids: set[int]) -> None:
-    deadline_s = time.monotonic() + 30
-    while alive := [pid for pid in pids if is_running(pid)]:
-        assert time.monotonic() < deadline_s, [below(1).get(pid) for pid in alive]
-        time.sleep(0.1)
+    wait_until(lambda: not any(map(is_running, pids)), every_s=0.1)
 
 
 def is_running(pid: int) -> bool:
@@ -186,13 +179,13 @@ def dask_cluster(tmp_path, free_port):
 
 
 def wait_until_it_answers(port: int) -> None:
-    deadline_s = time.monotonic() + 60
-    while True:
+    def answers() -> bool:
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        assert time.monotonic() < deadline_s
-        time.sleep(0.2)
+            return True
+        return False
+
+    wait_until(answers, every_s=0.2)
 
 
 @pytest.fixture
@@ -210,7 +203,7 @@ def web_server():
 def test_a_port_of_something_else_is_one_line(videos, tmp_path, web_server, runner, scheme):
     address = scheme + web_server
     started = Command(*words(videos, tmp_path / "s", "--runner", runner, "--address", address))
-    code, _, err = started.finish(timeout_s=100)  # it would wait for minutes, or for ever
+    code, _, err = started.finish(timeout_s=PATIENCE_S)  # it would wait for minutes, or for ever
     assert code == 2
     assert f"--address {address}: what listens there does not answer as {runner.capitalize()} does (" in err
     assert len(err.splitlines()) == 1
@@ -289,7 +282,7 @@ def test_a_killed_flow_takes_its_own_cluster_with_it_and_goes_on(videos, by_thre
     started = {pid for pid, args in below(running.process.pid).items() if "uvicorn" not in args}
     if number == signal.SIGINT:
         os.killpg(running.process.pid, number)  # what a terminal does
-        code, _, err = running.finish(timeout_s=30)
+        code, _, err = running.finish(timeout_s=PATIENCE_S)
         assert code == 130
         assert "stopped; the same command goes on from here" in err
     else:

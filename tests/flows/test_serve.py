@@ -23,10 +23,10 @@ from flows.served import served_url
 from pipeline.queries import read_queries
 from tests.catalogue.media import recordings
 from tests.catalogue.site import PLUGINS, Catalogue, Video
+from tests.waiting import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 PREFECT = Path(sys.executable).with_name("prefect")
-PATIENCE_S = 180  # a busy machine is no failing test
 
 
 class Served:
@@ -45,7 +45,7 @@ class Served:
         self.process = subprocess.Popen(
             words, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=self.told, stderr=self.told
         )
-        wait_until(lambda: (self.home / "server.json").exists() or self.process.poll() is not None, "make serve")
+        wait_until(lambda: (self.home / "server.json").exists() or self.process.poll() is not None)
         assert self.process.poll() is None, self.words()
         self.session = json.loads((self.home / "server.json").read_text())["pid"]
         return self
@@ -106,16 +106,9 @@ class Served:
     def stop(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
         code = self.process.wait(timeout=PATIENCE_S)
-        wait_until(lambda: not self.processes(), "the end of all its processes")
+        wait_until(lambda: not self.processes(), every_s=0.1)
         self.told.close()
         return code
-
-
-def wait_until(happens, what: str) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not happens():
-        assert time.monotonic() < deadline_s, f"waited {PATIENCE_S} s for {what}"
-        time.sleep(0.1)
 
 
 def toml(parameters: dict[str, object]) -> str:
@@ -366,6 +359,6 @@ def interrupt(served: Served, out: Path, number: signal.Signals) -> int:
     """Start a run, and end what serves it in the middle of that; the exit code, once nothing is left."""
     code, told = served.run("build-shards")
     assert code == 0, told
-    wait_until(lambda: "done already" in served.words() and list((out / ".build").glob("part-*.parquet")), "a part")
+    wait_until(lambda: "done already" in served.words() and list((out / ".build").glob("part-*.parquet")))
     assert not (out / "dataset.json").exists()
     return served.stop(number)

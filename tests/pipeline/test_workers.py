@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.workers import WorkerDiedError, WorkerPool, WorkerTimeoutError
+from tests.waiting import wait_until
 
 
 def die() -> None:
@@ -44,13 +45,6 @@ def load_libraries() -> int:
     time.sleep(1.1)  # it is looked at once a second
     sys.modules["held"] = bytearray(os.urandom(1 << 20) * 400)
     return os.getpid()
-
-
-def wait_until(met, *, limit_s: float = 30) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while not met():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
 
 
 def is_running(pid: int) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import uvicorn
 
+from tests.waiting import PATIENCE_S
 from trainer.app import connections
 from trainer.app.connections import Connection
 
-PATIENCE_S = 60.0
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_until
 from trainer.checkpoint import latest, read_state
 
 ROOT = Path(__file__).parents[2]
@@ -18,8 +19,6 @@ KILLS = 10
 STEPS = 30
 LAST_KILLED = 24  # what comes to its end before the signal was not killed
 STEP_S = 0.3  # about what one takes; a kill comes up to so long after the step it was drawn for
-PATIENCE_S = 120.0
-POLL_S = 0.005
 
 
 class Command:
@@ -83,13 +82,15 @@ def inode(log: Path) -> int | None:
     return log.stat().st_ino if log.exists() else None
 
 
-def wait_for(step: int, run: Path, before: int | None, command: Command) -> None:
+def wait_for_step(step: int, run: Path, before: int | None, command: Command) -> None:
     """Wait until this process has logged a step; ``before`` is the inode of the log that it found, and replaces."""
-    deadline = time.monotonic() + PATIENCE_S
-    while inode(run / "log.jsonl") in (None, before) or not any(one["step"] >= step for one in curve(run)):
+    log = run / "log.jsonl"
+
+    def logged() -> bool:
         command.signal(0)
-        assert time.monotonic() < deadline
-        time.sleep(POLL_S)
+        return inode(log) not in (None, before) and any(one["step"] >= step for one in curve(run))
+
+    wait_until(logged, every_s=0.005)
 
 
 @pytest.mark.slow
@@ -125,7 +126,7 @@ def test_killed_at_ten_random_steps_a_run_comes_to_the_unbroken_curve_and_weight
     for step in sorted(rng.sample(range(1, LAST_KILLED + 1), KILLS)):
         before = inode(killed / "log.jsonl")
         command = start(*words)
-        wait_for(step, killed, before, command)
+        wait_for_step(step, killed, before, command)
         delay_s = rng.uniform(0, STEP_S)
         time.sleep(delay_s)
         command.signal(signal.SIGKILL)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from lightning.fabric import Fabric
 from safetensors.torch import load_file
 from torch import nn
 
+from tests.waiting import PATIENCE_S, wait_until
 from trainer import finetune, pretrain
 from trainer.augment import augmented
 from trainer.batchnorm import reestimate_batchnorm
@@ -46,7 +48,7 @@ def on_ranks(tmp_path):
             pipes.append(here)
             processes.append(context.Process(target=_one_rank, args=(act, meeting, rank, count, there)))
             processes[-1].start()
-        said = [pipe.recv() for pipe in pipes]
+        said = [pickle.loads(pipe.recv_bytes()) for pipe in pipes]
         for process in processes:
             process.join()
         return said
@@ -57,9 +59,10 @@ def on_ranks(tmp_path):
 def _one_rank(act, meeting, rank, count, pipe):
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=count)
     try:
-        pipe.send(act(Ranks(rank=rank, count=count)))
+        said = act(Ranks(rank=rank, count=count))
     except UserError as error:
-        pipe.send(error)
+        said = error
+    pipe.send_bytes(pickle.dumps(said))  # by value: what torch makes of send() is gone with this process
     torch.distributed.destroy_process_group()
 
 
@@ -255,7 +258,7 @@ def test_two_processes_take_the_steps_of_one_that_accumulates_two_readers_batche
     pretrain.main(list(map(str, [*flags, "--out", tmp_path / "init", "--max-steps", 1, *TINY])))
     flags += ["--init", tmp_path / "init", "--freeze-batchnorm", "--max-steps", 4]
     two = start("pretrain", *flags, "--out", tmp_path / "two", "--devices", 2, "--lr", 1e-3)
-    out, err = two.communicate(timeout=120)
+    out, err = two.communicate(timeout=PATIENCE_S)
     assert (two.returncode, err) == (0, "")
     assert out.count("done: ") == 1
     assert "2 x cpu" in out
@@ -284,7 +287,7 @@ finetune.main()
 def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint_to_go_on_from(sets, tmp_path, refused):
     flags = ["--shards", sets / "mved", "--init", "scratch", "--batch-size", 2, "--epochs", 3, "--devices", 2]
     whole = start("finetune", *flags, "--out", tmp_path / "whole")
-    out, err = whole.communicate(timeout=120)
+    out, err = whole.communicate(timeout=PATIENCE_S)
     assert whole.returncode == 0, err
     assert out.count(": validation accuracy") == 3
 
@@ -296,14 +299,10 @@ def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint_to_go_on_f
         stdout=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while not (run / "log.jsonl").exists() or len(curve(run)) < 4:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: (run / "log.jsonl").exists() and len(curve(run)) >= 4, runs=process)
     (child,) = (int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
     os.kill(child, signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 128 + signal.SIGTERM
     assert f"go on with: python -m trainer.finetune --out {run} --resume" in said
     step = read_state(latest(run))["step"]
@@ -313,7 +312,7 @@ def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint_to_go_on_f
     assert "--devices 1, but" in line
     assert "was begun with 2" in line
     rest = start("finetune", "--out", run, "--resume")
-    _, err = rest.communicate(timeout=120)
+    _, err = rest.communicate(timeout=PATIENCE_S)
     assert (rest.returncode, err) == (0, "")
     assert curve(run) == curve(tmp_path / "whole")
     ours, theirs = (load_file(latest(path) / "model.safetensors") for path in (run, tmp_path / "whole"))
@@ -324,10 +323,10 @@ def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint_to_go_on_f
 def test_torchrun_starts_processes_too_and_only_one_speaks_and_writes(sets, tmp_path):
     flags = ["--shards", sets / "unlabeled", "--batch-size", 2, "--max-steps", 2, "--out", tmp_path / "run"]
     run = start("pretrain", *flags, launcher=["-m", "torch.distributed.run", "--nproc-per-node", "2"])
-    out, err = run.communicate(timeout=120)
+    out, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 0, err
     assert out.count("done: ") == 1
     assert [record["step"] for record in curve(tmp_path / "run")] == [1, 2]
     wrong = start("pretrain", *flags, "--devices", 3, launcher=["-m", "torch.distributed.run", "--nproc-per-node", "2"])
-    _, err = wrong.communicate(timeout=120)
+    _, err = wrong.communicate(timeout=PATIENCE_S)
     assert err.count("error: --devices 3, but 2 processes were started; leave the flag out") == 1

@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.waiting import wait_until
 from trainer import finetune, record
 from trainer.checkpoint import latest, read_state
 from trainer.recipes import RECIPES
@@ -162,9 +162,7 @@ def test_the_strong_recipe_killed_resumes_to_the_unbroken_run(sets, tmp_path):
         stdout=subprocess.DEVNULL,
     )
     log = killed / "log.jsonl"
-    while not log.exists() or len(log.read_text().splitlines()) < 6:
-        assert process.poll() is None, "it ended before it was killed"
-        time.sleep(0.02)
+    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 6, runs=process)
     process.kill()
     process.wait()
     finetune.main(["--out", str(killed), "--resume"])

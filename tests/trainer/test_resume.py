@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S, wait_until
 from trainer import finetune, pretrain, record
 from trainer.checkpoint import latest, read_state
 
@@ -48,12 +48,8 @@ def test_a_run_killed_in_the_middle_resumes_to_the_unbroken_curve(sets, tmp_path
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
     log = killed / "log.jsonl"
-    while not log.exists() or len(log.read_text().splitlines()) < 5:
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: log.exists() and len(log.read_text().splitlines()) >= 5, runs=process)
     process.kill()
     process.wait()
     assert 5 <= len(curve(killed)) < 9
@@ -87,16 +83,12 @@ def test_sigterm_to_the_whole_process_group_with_its_readers_leaves_a_checkpoint
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
     log = stopped / "log.jsonl"
-    while not log.exists() or not log.read_text().endswith("\n"):
-        assert process.poll() is None, "it ended before it was stopped"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: log.exists() and log.read_text().endswith("\n"), runs=process)
     readers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert readers
     subprocess.run(["kill", "-TERM", "--", f"-{process.pid}"], check=True)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (128 + signal.SIGTERM, "")
     assert f"go on with: python -m trainer.pretrain --out {stopped} --resume" in out
     assert not any(Path(f"/proc/{pid}").exists() for pid in readers)
