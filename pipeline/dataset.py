@@ -7,13 +7,11 @@ from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import shards
 from pipeline.locations import Folder
 from pipeline.schema import INDEX, MEMBERS, Manifest
-from pipeline.storage import publish_text, readable
+from pipeline.storage import open_table, publish_text
 from pipeline.takedown import PURGED, bare
 
 Row = dict[str, Any]
@@ -35,7 +33,7 @@ def left_out_rows(folder: Folder, columns: Sequence[str] | None = None) -> Itera
     index = folder / "index.parquet"
     if index.exists():
         wanted = None if columns is None else list(dict.fromkeys([*columns, "status"]))
-        for table in shards.read_tables(index, wanted, only=pc.field("status") != "kept"):
+        for table in shards.read_tables(index, wanted, only=shards.Only("status", "kept", another=True)):
             yield from table.to_pylist()
 
 
@@ -64,7 +62,9 @@ def publish(
     others = shards.tables_of((bare(row) if row["code"] == PURGED else row for row in left_out), INDEX)
     by_name = pa.concat_tables([INDEX.empty_table(), *others]).sort_by("source_id")
     shards.write_tables(index, chain(kept, [by_name]), INDEX)
-    told = pq.read_table(readable(index), columns=["status", "code", "split", "shard", "label", *MOMENTS])
+    columns = ["status", "code", "split", "shard", "label", *MOMENTS]
+    with open_table(index) as opened:
+        told = opened.read(columns, use_threads=False)
     rows = told.select(["status", "code", "split", "shard", "label"]).to_pylist()
     manifest = Manifest(
         labels=labels,

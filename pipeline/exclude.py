@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 from pipeline.fingerprint import KINDS, from_bytes
@@ -19,7 +18,7 @@ from pipeline.locations import Folder, name_of
 from pipeline.matching import FingerprintIndex
 from pipeline.media import MEDIA_SUFFIXES
 from pipeline.sources import Source
-from pipeline.storage import readable
+from pipeline.storage import open_table
 
 _ELEVEN = re.compile(r"[A-Za-z0-9_-]{11}")  # a YouTube id
 _HOSTS = (".youtube.com", ".youtu.be", ".youtube-nocookie.com")
@@ -87,11 +86,10 @@ class Excluded:
 def _rows(folder: Folder) -> list[dict[str, Any]]:
     columns = ["key", "status", "source_id", "link", "source_group", "sha256", *KINDS]
     try:
-        index = readable(folder / "index.parquet")
-        schema = pq.read_schema(index)
-        if missing := set(columns) - set(schema.names):
-            raise UserError(f"--exclude {folder} has no {', '.join(sorted(missing))} in its index; build it again")
-        rows = pq.read_table(index, columns=columns).to_pylist()
+        with open_table(folder / "index.parquet") as opened:
+            if missing := set(columns) - set(opened.schema_arrow.names):
+                raise UserError(f"--exclude {folder} has no {', '.join(sorted(missing))} in its index; build it again")
+            rows = opened.read(columns, use_threads=False).to_pylist()
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"--exclude {folder} is no data set: its index.parquet cannot be read") from error
     return [row for row in rows if row["status"] == "kept"]

@@ -121,7 +121,7 @@ def _standing(folder: Folder, again: set[str], position: Mapping[str, int]) -> l
     columns = [*KNOWN, "shard", "duplicate_of", *KINDS]
     rows = [row for tar in shards.committed_shards(folder) for row in shards.read_rows(shards.record_of(tar), columns)]
     if (index := folder / "index.parquet").exists():
-        duplicates = shards.read_rows(index, [*columns, "code"], only=pc.field("code") == "duplicate")
+        duplicates = shards.read_rows(index, [*columns, "code"], only=shards.Only("code", "duplicate"))
         rows += [row for row in duplicates if row["duplicate_of"]]
     return _in_order((row for row in rows if row["source_id"] not in again), position, -1)
 

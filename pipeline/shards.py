@@ -13,7 +13,7 @@ import re
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import IO, Any, BinaryIO
 
@@ -38,7 +38,7 @@ from pipeline.schema import (
     encode,
 )
 from pipeline.sources import Source
-from pipeline.storage import files_in, publishing, read_bytes, readable, remove
+from pipeline.storage import files_in, open_table, publishing, read_bytes, readable, remove
 from pipeline.tars import Hashed, TarSample, read_samples
 
 Row = dict[str, Any]
@@ -190,6 +190,30 @@ def _members(stream: BinaryIO) -> dict[str, bytes]:
         return {info.name.split(".", 1)[1]: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
 
 
+@dataclass(frozen=True)
+class Only:
+    """The rows whose column has a value, or has ``another`` one; a row without any is not among them."""
+
+    column: str
+    value: str
+    another: bool = False
+
+    def of(self, batch: pa.RecordBatch) -> pa.BooleanArray:
+        """Tell which rows of a batch these are."""
+        return (pc.not_equal if self.another else pc.equal)(batch[self.column], self.value)
+
+    def may_be_in(self, group: pq.RowGroupMetaData) -> bool:
+        """Tell by a row group's least and greatest value whether it may hold such rows."""
+        (told,) = (
+            group.column(n).statistics
+            for n in range(group.num_columns)
+            if group.column(n).path_in_schema == self.column
+        )
+        if told is None or not told.has_min_max:
+            return told is None or told.null_count != group.num_rows
+        return not (told.min == told.max == self.value) if self.another else told.min <= self.value <= told.max
+
+
 def record_of(tar: Folder) -> Folder:
     """Path of a tar's commit record."""
     return tar.with_suffix(".parquet")
@@ -253,7 +277,7 @@ def write_tables(
         writer.write_table(pa.concat_tables([schema.empty_table(), *some]))
 
 
-def read_rows(file: Folder, columns: Sequence[str] | None = None, *, only: pc.Expression | None = None) -> list[Row]:
+def read_rows(file: Folder, columns: Sequence[str] | None = None, *, only: Only | None = None) -> list[Row]:
     """Read back what ``write_rows`` wrote: all of it, or some columns and rows.
 
     A column that the file lacks, since there was none when it was written, is empty.
@@ -266,12 +290,9 @@ def read_rows(file: Folder, columns: Sequence[str] | None = None, *, only: pc.Ex
     return [row for rows in read_tables(file, columns, only=only) for row in rows.to_pylist()]
 
 
-def read_tables(
-    file: Folder, columns: Sequence[str] | None = None, *, only: pc.Expression | None = None
-) -> Iterator[pa.Table]:
-    """The same as tables one after another, of which only one is held: of some thousand rows, or of all wanted."""
-    source = readable(file)
-    with pq.ParquetFile(source) as opened:
+def read_tables(file: Folder, columns: Sequence[str] | None = None, *, only: Only | None = None) -> Iterator[pa.Table]:
+    """The same as tables one after another, of which only one is held, of some thousand rows."""
+    with open_table(file) as opened:
         schema = opened.schema_arrow
         version = (schema.metadata or {}).get(b"schema_version", b"none").decode()
         if version != str(SCHEMA_VERSION):
@@ -279,12 +300,11 @@ def read_tables(
                 f"{file} is of schema version {version}, this software writes {SCHEMA_VERSION}; choose another --out"
             )
         there = [name for name in columns or schema.names if name in schema.names]
-        tables: Iterable[pa.Table]
-        if only is None:
-            tables = (pa.Table.from_batches([batch]) for batch in opened.iter_batches(ROWS_AT_ONCE, columns=there))
-        else:  # row groups that hold none of them are not read
-            tables = [pq.read_table(source, columns=there, filters=only)]
-        for table in tables:
+        read = list(dict.fromkeys([*there, *([only.column] if only else [])]))
+        groups = ((n, opened.metadata.row_group(n)) for n in range(opened.num_row_groups))
+        held = [n for n, group in groups if only is None or only.may_be_in(group)]
+        for batch in opened.iter_batches(ROWS_AT_ONCE, row_groups=held, columns=read, use_threads=False):
+            table = pa.Table.from_batches([batch.filter(only.of(batch)) if only else batch]).select(there)
             for name in columns or ():
                 if name not in there:
                     table = table.append_column(name, pa.nulls(len(table)))

@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-
 from pipeline import dataset, shards
 from pipeline.errors import DISK_ERRNOS
 from pipeline.filters.judge import OFF, Filters
@@ -93,6 +91,6 @@ def failed(source: Source, detail: str) -> Rejected:
 
 def rows_of_plan(plan: Folder, columns: Sequence[str] | None = None, *, shard: str | None = None) -> Iterator[Row]:
     """Rows of a plan, or those of one shard; some columns of them, or all."""
-    only = None if shard is None else pc.field("shard") == shard
+    only = None if shard is None else shards.Only("shard", shard)
     for table in shards.read_tables(plan, columns, only=only):
         yield from table.to_pylist()

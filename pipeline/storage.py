@@ -23,6 +23,7 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+import pyarrow.parquet as pq
 from upath import UPath
 
 from pipeline import object_lock
@@ -79,8 +80,18 @@ def opened(file: Folder) -> BufferedReader:
     return _stream(file, STREAM_STEP_BYTES)
 
 
+def open_table(file: Folder, *, buffer_size: int = 0) -> pq.ParquetFile:
+    """Open a table, to be read with ``use_threads=False``.
+
+    Arrow's own threads may hold on to a handle until after the interpreter's end, and abort the process then
+    (https://github.com/apache/arrow/issues/33975): they must not see it, as they do in ``pyarrow.parquet.read_table``
+    and with ``pre_buffer``.
+    """
+    return pq.ParquetFile(readable(file), buffer_size=buffer_size, pre_buffer=False)
+
+
 def readable(file: Folder) -> Path | BinaryIO:
-    """What a reader of tables takes: a path, or a handle, which reads a small file in one piece."""
+    """What reads the head of a table takes: a path, or a handle, which reads a small file in one piece."""
     if isinstance(file, Path):
         return file
     stream = _stream(file, TABLE_STEP_BYTES)

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from pipeline import shards
 from pipeline.locations import Folder
 from pipeline.schema import CODES, FAILURE_CODES, MEMBERS, SCORE_RANGES, Manifest
-from pipeline.storage import readable
+from pipeline.storage import open_table
 from pipeline.takedown import PURGED, bare
 from pipeline.verify_shard import Fault, NotAsPromisedError, check_columns, read_record
 
@@ -106,9 +105,9 @@ def index_faults(folder: Folder, seen: Seen, candidates: Counter[tuple[str, str]
 
 def _rows(file: Folder) -> Iterator[Row]:
     try:
-        with pq.ParquetFile(readable(file)) as opened:
+        with open_table(file) as opened:
             check_columns(opened.schema_arrow)
-            for batch in opened.iter_batches(ROWS_AT_ONCE):
+            for batch in opened.iter_batches(ROWS_AT_ONCE, use_threads=False):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise NotAsPromisedError(f"cannot be read: {error}") from error

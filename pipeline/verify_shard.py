@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import shards
 from pipeline.locations import Folder
 from pipeline.schema import INDEX, MEMBERS, SCHEMA_VERSION, SHEET, Manifest, file_of, members_of, sample_key
 from pipeline.sheet import decode_sheet
-from pipeline.storage import opened, readable
+from pipeline.storage import open_table, opened
 from pipeline.tars import NPY_HEADER_BYTES, Hashed, TarError, TarSample, read_samples
 from pipeline.text import clean_text
 
@@ -62,12 +61,12 @@ def read_record(tar: Folder) -> tuple[list[Row], dict[str, str]]:
         If it is no commit record.
     """
     try:
-        with pq.ParquetFile(readable(shards.record_of(tar))) as opened:
+        with open_table(shards.record_of(tar)) as opened:
             promise = {k.decode(): v.decode() for k, v in (opened.schema_arrow.metadata or {}).items()}
             check_columns(opened.schema_arrow)
             if opened.metadata.num_rows * 512 > tar.stat().st_size:  # bytes of a tar's header
                 raise NotAsPromisedError(f"has {opened.metadata.num_rows} rows, more than its tar can hold")
-            return opened.read().to_pylist(), promise
+            return opened.read(use_threads=False).to_pylist(), promise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise NotAsPromisedError(f"cannot be read: {error}") from error
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from trainer.errors import UserError, one_line, storage_errors
 from trainer.files import require_own, says
-from trainer.shards import Shard, ShardSet, record_of
+from trainer.shards import Shard, ShardSet, read_record, record_of
 
 FILES = ("embeddings.npy", "embeddings.parquet", "map.html", "embed.json")
 DESCRIBED = ("key", "split", "label", "source_group", "source_id", "link", "title", "start_s")
@@ -59,7 +59,7 @@ def described(data: ShardSet, shards: Sequence[Shard]) -> pa.Table:
     for shard in shards:
         path = record_of(shard.path)
         try:
-            table = pq.read_table(io.BytesIO(data.fs.cat_file(path)), columns=list(DESCRIBED)).take(list(shard.rows))
+            table = read_record(data.fs.cat_file(path), DESCRIBED).take(list(shard.rows))
         except storage_errors(pa.ArrowException) as error:
             raise UserError(f"{path} cannot be read: {one_line(error)}") from None
         groups = pa.array([shard.groups[row] for row in shard.rows], pa.string())

@@ -1,14 +1,12 @@
 """Mean and standard deviation of some of a set's samples, from its records: no tar is opened."""
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from trainer.errors import UserError, one_line, storage_errors
-from trainer.shards import MEMBERS, Shard, ShardSet, record_of
+from trainer.shards import MEMBERS, Shard, ShardSet, read_record, record_of
 
 COLUMNS = [f"{moment}_{name}" for name in MEMBERS for moment in ("mean", "meansq")]
 
@@ -38,7 +36,7 @@ def normalization_of(data: ShardSet, shards: Sequence[Shard]) -> dict[str, dict[
     for shard in shards:
         path = record_of(shard.path)
         try:
-            table = pq.read_table(io.BytesIO(data.fs.cat_file(path)), columns=COLUMNS)
+            table = read_record(data.fs.cat_file(path), COLUMNS)
             table = table.take(pa.array(shard.rows, pa.int64()))
             for name in MEMBERS:
                 rows = [table[f"{moment}_{name}"].to_pylist() for moment in ("mean", "meansq")]

@@ -10,7 +10,7 @@ import fnmatch
 import hashlib
 import io
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -252,10 +252,28 @@ def record_of(tar: str) -> str:
     return tar.removesuffix(".tar") + ".parquet"
 
 
+def read_record(raw: bytes, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a commit record.
+
+    In this thread: Arrow's own may hold on to the bytes until after the interpreter's end, and abort the process then
+    (https://github.com/apache/arrow/issues/33975).
+
+    Raises
+    ------
+    pyarrow.ArrowException
+        If it is none, or lacks one.
+    """
+    with pq.ParquetFile(io.BytesIO(raw), pre_buffer=False) as opened:
+        table = opened.read(list(columns), use_threads=False)
+    if missing := set(columns) - set(table.column_names):
+        raise pa.ArrowInvalid(f"it has no column {', '.join(sorted(missing))}")
+    return table.select(list(columns))
+
+
 def _shard(root: str, record: str, raw: bytes, entries: dict[str, Any], manifest: Manifest, damaged: Damaged) -> Shard:
     """Check one commit record against the manifest and its tar's size."""
     name = _tar_of(record)
-    table = pq.read_table(io.BytesIO(raw), columns=RECORD_COLUMNS)
+    table = read_record(raw, RECORD_COLUMNS)
     try:
         promised = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         columns = {name: table[name].to_pylist() for name in RECORD_COLUMNS}

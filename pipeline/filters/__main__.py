@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any
 
-import pyarrow.parquet as pq
 import tyro
 
 from pipeline.command import exit_code
@@ -25,7 +24,7 @@ from pipeline.filters.thresholds import Thresholds
 from pipeline.locations import Folder, folder_of
 from pipeline.schema import SCORES, Manifest
 from pipeline.shards import read_manifest
-from pipeline.storage import readable
+from pipeline.storage import open_table
 from pipeline.text import clean_text
 
 COLUMNS = ["source_id", "title", "status", "code"]
@@ -84,9 +83,9 @@ def judged_again(folder: Folder, thresholds: Thresholds) -> Iterator[Clip]:
 
     Clips that fell for another reason, a duplicate say, are not among them: they would not be kept.
     """
-    file = readable(folder / "index.parquet")
-    present = [name for name in SCORES if name in pq.read_schema(file).names]  # a set may be older than a score
-    for row in pq.read_table(file, columns=[*COLUMNS, *present]).to_pylist():
+    with open_table(folder / "index.parquet") as opened:
+        rows = opened.read([*COLUMNS, *SCORES], use_threads=False).to_pylist()  # a set may be older than a score
+    for row in rows:
         scored = any(row.get(name) is not None for name in SCORES)
         if scored and (row["status"] == "kept" or row["code"] in CODES_OF_FILTERS):
             against = list(judge(row, thresholds))

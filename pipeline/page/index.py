@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 from pipeline.locations import Folder
 from pipeline.schema import INDEX
-from pipeline.storage import readable
+from pipeline.storage import open_table
 
 Row = dict[str, Any]
 
@@ -38,7 +37,7 @@ class Index:
         """
         self._path = file
         try:
-            self._file = pq.ParquetFile(readable(file), buffer_size=BUFFER_BYTES, pre_buffer=False)
+            self._file = open_table(file, buffer_size=BUFFER_BYTES)
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{file} cannot be read as an index; name the folder of a data set, or build it") from error
         self.columns: frozenset[str] = frozenset(self._file.schema_arrow.names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -16,7 +17,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
@@ -25,6 +25,8 @@ from pipeline import journal, object_lock, purge, report, shards, storage, verif
 from pipeline.build import Build
 from pipeline.errors import UserError
 from pipeline.exclude import Excluded
+from pipeline.filters.__main__ import judged_again
+from pipeline.filters.thresholds import Thresholds
 from pipeline.locations import folder_of
 from pipeline.locking import no_writer, single_writer
 from pipeline.prepare import Recipe
@@ -237,7 +239,7 @@ def test_a_large_table_is_read_in_ranges(bucket, local, monkeypatch):
     monkeypatch.setattr(storage, "WHOLE_BYTES", 100)
     index = folder_of(f"{bucket}/set") / "index.parquet"
     assert shards.read_rows(index) == whole
-    kept = shards.read_rows(index, ["key"], only=pq.filters_to_expression([("status", "==", "kept")]))
+    kept = shards.read_rows(index, ["key"], only=shards.Only("status", "kept"))
     assert [row["key"] for row in kept] == [row["key"] for row in whole if row["status"] == "kept"]
 
 
@@ -323,6 +325,27 @@ def test_a_purge_ends_as_one_on_a_disk_wherever_it_was_killed(bucket, local, tmp
         if ended:
             break
     assert n >= 10
+
+
+def test_tables_of_a_bucket_are_read_in_the_thread_that_asks(remote, monkeypatch, capsys):
+    """Arrow's own threads would hold on to a handle, and abort a process that ends meanwhile."""
+    threads = set()
+
+    class Handle(io.BytesIO):
+        def read(self, size: int = -1) -> bytes:
+            threads.add(threading.get_ident())
+            return super().read(size)
+
+    monkeypatch.setattr(storage, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(storage, "_stream", lambda file, step_bytes: Handle(storage.read_bytes(file)))
+    folder = folder_of(remote)
+    (tar, *_) = shards.committed_shards(folder)
+    (first, *_) = shards.read_rows(shards.record_of(tar))
+    assert shards.read_rows(shards.record_of(tar), only=shards.Only("key", first["key"])) == [first]
+    assert list(judged_again(folder, Thresholds()))
+    assert verify.main([remote]) == 0, capsys.readouterr()
+    report.publish(folder, shards.read_manifest(folder))
+    assert threads == {threading.get_ident()}
 
 
 @pytest.mark.slow

@@ -6,12 +6,15 @@ import json
 import pickle
 import shutil
 import tarfile
+import threading
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trainer import shards
 from trainer.errors import UserError
 from trainer.shards import ShardSet, fingerprint, groups_of, labels_of, num_samples, select
 from trainer.tars import read
@@ -73,6 +76,24 @@ def test_a_set_is_opened_by_glob_of_tars_and_by_fsspec_address(sets):
     local = ShardSet.open(str(sets / "unlabeled"))
     assert [s.key for s in rows_of(remote)] == [s.key for s in rows_of(local)]
     assert fingerprint(remote.shards) == fingerprint(local.shards)
+
+
+def test_commit_records_are_read_in_the_thread_that_asks(sets, monkeypatch):
+    """Arrow's own threads would hold on to their bytes, and abort a process that ends meanwhile."""
+    threads = set()
+
+    class Handle(io.BytesIO):
+        def read(self, size=-1):
+            threads.add(threading.get_ident())
+            return super().read(size)
+
+    monkeypatch.setattr(shards.io, "BytesIO", Handle)
+    data = ShardSet.open(str(sets / "mved"))
+    assert threads == {threading.get_ident()}
+    record = data.fs.cat_file(shards.record_of(data.shards[0].path))
+    assert shards.read_record(record, ["label", "key"]).column_names == ["label", "key"]
+    with pytest.raises(pa.ArrowInvalid, match="no column colour"):
+        shards.read_record(record, ["key", "colour"])
 
 
 def test_selecting_by_source_group_keeps_whole_groups(sets):
