@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-PATIENCE_S = 180.0  # a busy machine is no failing test
+PATIENCE_S = 180  # a busy machine is no failing test
 POLL_S = 0.02
 
 T = TypeVar("T")

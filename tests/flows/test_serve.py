@@ -83,7 +83,7 @@ class Served:
         request = urllib.request.Request(
             url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}, method=method
         )
-        for _ in range(20):
+        for _ in range(2 * PATIENCE_S):
             try:
                 with urllib.request.urlopen(request, timeout=60) as reply:
                     return json.loads(reply.read() or "null")
@@ -91,7 +91,7 @@ class Served:
                 if error.code != 503:
                     raise
                 time.sleep(0.5)
-        raise TimeoutError(f"{path}: 503 for 10 s")
+        raise TimeoutError(f"{path}: 503 for {PATIENCE_S:g} s")
 
     def states(self) -> list[str]:
         """Of all runs, the oldest first."""
