@@ -16,6 +16,7 @@ import inspect
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import FrameType
@@ -37,7 +38,7 @@ from flows.runners import Runner, Workers, check_reachable, opened
 from flows.tasks import finish, finish_earlier, nothing_to_do, prepared
 from pipeline.build import Build
 from pipeline.card import dataset_card
-from pipeline.command import mistakes
+from pipeline.command import mistakes, told
 from pipeline.denoise import DEFAULT_ON
 from pipeline.fetch import License
 from pipeline.filters.judge import Mode
@@ -165,11 +166,17 @@ def build_shards(
                 manifest = build_all(request, running, log=log)
     except CrawlStoppedError as error:
         return Failed(name=STOPPED, message=str(error))
-    except mistakes() as error:
-        return Failed(message=str(error))  # a mistake in the request, or a full disk: one line, no traceback
+    except mistakes() as error:  # one line, no traceback
+        return Failed(message=str(error) if isinstance(error, told()) else _lost(error, out))
     log(in_words(manifest.counts))
     create_markdown_artifact(dataset_card(manifest), key="build-shards", description=f"Data set {out}")
     return manifest.counts
+
+
+def _lost(error: Exception, out: str) -> str:
+    """Words for a disk that is full, or a store that is gone, in the midst of a build."""
+    where = f"--out {out}, or the folder for temporary files, {tempfile.gettempdir()} (TMPDIR)"
+    return f"{' '.join(str(error).split())}: {where}; nothing is lost: once that is mended, the same command goes on"
 
 
 def already_built_from_folder(request: Request) -> tuple[Build, Manifest] | None:

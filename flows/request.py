@@ -113,6 +113,8 @@ class Request:
             raise UserError(
                 f"--store {self.store}: the crawl's record is a local file; its clips may lie there: --clips"
             )
+        if self.labels is not None and is_remote(self.labels):
+            raise UserError(f"--labels {self.labels}: the table is a local file; copy it here")
         if not -(2**63) <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed}: give a whole number of 64 bits")
         shortest_s, longest_s = self.sleep_s

@@ -21,6 +21,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from pipeline import dataset, journal, leftovers, shards
+from pipeline.damage import in_a_line, reading
 from pipeline.errors import UserError
 from pipeline.exclude import Excluded
 from pipeline.filters.duplicates import Progress
@@ -141,8 +142,7 @@ class Build:
             raise UserError(f"--out {self.out} is no folder; choose another")
         manifest = shards.read_manifest(self.out)
         earlier = {"recipe": manifest.recipe, **manifest.settings} if manifest else {}
-        if self._request_file.exists():
-            earlier |= json.loads(self._request_file.read_text())
+        earlier |= self._earlier_request()
         if earlier:
             earlier.setdefault("filters", OFF.to_dict())  # a set from before there were any
         for name, ours in self._request().items():
@@ -159,8 +159,9 @@ class Build:
                 )
 
         named_by = ["key", "source_id", "link", "source_group", "sha256", *KINDS]
-        standing = self.committed_rows(named_by) if self.excluded.identities else ()
-        held = [row for row in standing if self.excluded.by_content(row) is not None]
+        with reading(self.out):
+            standing = self.committed_rows(named_by) if self.excluded.identities else ()
+            held = [row for row in standing if self.excluded.by_content(row) is not None]
         if held:
             raise UserError(
                 f"--exclude: {self.out} holds {len(held)} clips of the excluded sets already, such as "
@@ -185,6 +186,16 @@ class Build:
     def _request_file(self) -> Folder:
         return self.work / "request.json"
 
+    def _earlier_request(self) -> dict[str, Any]:
+        """What a build that is not finished was begun with."""
+        file = self._request_file
+        try:
+            return {**json.loads(file.read_text())} if file.exists() else {}
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{file} is damaged ({in_a_line(error)}); remove it, and build with the flags of before"
+            ) from error
+
     def _request(self) -> dict[str, Any]:
         origin = None if self.origin is None else hashlib.sha256(self.origin.encode()).hexdigest()[:16]
         return {"recipe": self.recipe.to_dict(), **asdict(self.settings), "origin": origin}
@@ -193,11 +204,12 @@ class Build:
 
     def known_rows(self) -> list[Row]:
         """What is known of every candidate dealt with: by earlier builds, in a pending plan, or in a whole part."""
-        planned = list(self.plan_rows(KNOWN))
-        dealt_with = planned or [row for part in self.parts() for row in shards.read_rows(part, KNOWN)]
-        again = {row["source_id"] for row in planned}  # it may stand in shards already
-        standing = [row for row in self.committed_rows(KNOWN) if row["source_id"] not in again]
-        return [*self._left_out(KNOWN), *standing, *dealt_with]
+        with reading(self.out):
+            planned = list(self.plan_rows(KNOWN))
+            dealt_with = planned or [row for part in self.parts() for row in shards.read_rows(part, KNOWN)]
+            again = {row["source_id"] for row in planned}  # it may stand in shards already
+            standing = [row for row in self.committed_rows(KNOWN) if row["source_id"] not in again]
+            return [*self._left_out(KNOWN), *standing, *dealt_with]
 
     def pending(self, again: Collection[str] = ()) -> list[Source]:
         """Candidates to prepare, in order.

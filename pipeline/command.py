@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -10,9 +11,14 @@ from pipeline.schema import SchemaError
 from pipeline.storage import storage_errors
 
 
+def told() -> tuple[type[Exception], ...]:
+    """What names the thing and the mend."""
+    return (UserError, SchemaError)
+
+
 def mistakes() -> tuple[type[Exception], ...]:
     """What the person at the keyboard can mend: told in one line, without a traceback."""
-    return (UserError, SchemaError, *storage_errors())
+    return (*told(), *storage_errors())
 
 
 def exit_code(name: str, command: Callable[[], int]) -> int:
@@ -22,3 +28,6 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
     except mistakes() as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT

@@ -73,7 +73,7 @@ def folder_of(address: str | Folder, *, flag: str = "DIR") -> Folder:
     if not is_address:
         return Path(address)
     bucket = place.split("/")[0]
-    if scheme not in STORES or not place.strip("/"):
+    if scheme not in STORES or not bucket:
         raise UserError(f"{flag} {address} is no folder; give one of this machine, or s3://bucket/folder")
     if ":" in bucket or (scheme in S3 and "@" in bucket):
         told = "credentials would be written down; put them into the environment (AWS_ACCESS_KEY_ID, ...)"

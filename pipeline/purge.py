@@ -231,10 +231,15 @@ def _carry_out(folder: Folder, todo: Purge) -> None:
         journal.begin(folder, todo)
         with tqdm(total=num_shards, unit="shard", disable=not sys.stderr.isatty()) as bar:
             journal.carry_out(folder, todo, told=lambda _: bar.update())
-    except OSError as error:
-        if error.errno not in DISK_ERRNOS or not journal.file_of(folder).exists():
+    except (OSError, KeyboardInterrupt) as error:
+        if not journal.file_of(folder).exists():
             raise
         told = "nothing is lost, and the purge is finished when the set is next verified, purged or built"
+        if isinstance(error, KeyboardInterrupt):
+            print(f"purge: {told}", file=sys.stderr)
+            raise
+        if error.errno not in DISK_ERRNOS:
+            raise
         raise UserError(f"{folder}: {error.strerror}; {told}") from error
 
 

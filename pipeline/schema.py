@@ -398,7 +398,8 @@ class Manifest:
             raw = json.loads(text)
             version = raw["schema_version"]
         except (ValueError, TypeError, KeyError) as error:
-            raise SchemaError(f"{where} is no data set manifest ({error}); build the set again") from error
+            mend = "remove it and build the set as before: what stands in it is kept, and it is written anew"
+            raise SchemaError(f"{where} is no data set manifest ({error}); {mend}") from error
         if version != SCHEMA_VERSION:
             raise SchemaError(
                 f"{where} is of schema version {version}, this software reads {SCHEMA_VERSION}; "

@@ -203,6 +203,9 @@ def read_table(table: Path, *, needed: Sequence[str]) -> list[Row]:
         raise UserError(f"{table}: no such file") from error
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise UserError(f"{table} cannot be read as a table: {error}") from error
+    twice = [name for name, n in Counter(read.column_names).items() if n > 1]
+    if twice:
+        raise UserError(f"{table} has two columns {twice[0]}; leave one")
     missing = [name for name in needed if name not in read.column_names]
     if missing:
         raise UserError(f"{table} has no column {', '.join(missing)}; it has {', '.join(read.column_names)}")

@@ -4,6 +4,7 @@ Within a batch each sound must find its own picture among all pictures, and the 
 the harder that is; so the embeddings of all ranks are compared, with their gradients.
 """
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -82,6 +83,8 @@ def of_all_ranks(own: Embeddings, fabric: Fabric, *, batch_size: int) -> tuple[E
 
 
 def _gathered(rows: Tensor, fabric: Fabric, *, with_gradients: bool) -> Tensor:
-    by_rank = fabric.all_gather(rows, sync_grads=with_gradients)
+    with warnings.catch_warnings():  # Lightning gathers by what torch advises against
+        warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\.all_gather", FutureWarning)
+        by_rank = fabric.all_gather(rows, sync_grads=with_gradients)
     assert isinstance(by_rank, Tensor)
     return by_rank.flatten(0, 1)

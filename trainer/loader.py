@@ -140,7 +140,8 @@ class Loader:
         filler = blank(self.members)
         while left > 0:
             length = self.num_batches(epoch)
-            for taken, sizes in itertools.islice(self.rounds(epoch, done=done, size=accumulate), left):
+            rounds = self.rounds(epoch, done=done, size=accumulate)
+            for taken, sizes in itertools.islice(rounds, left):
                 left, done = left - 1, min(done + accumulate, length)
                 total = sum(map(sum, sizes)) / self.order.num_ranks
                 weights = [len(batch["keys"]) / total for batch in taken]
@@ -148,4 +149,6 @@ class Loader:
                 missing = max(map(len, sizes)) - len(taken)
                 place = Place(epoch, done) if done < length else Place(epoch + 1, 0)
                 yield Portion(epoch, place, taken + [filler] * missing, weights + [0.0] * missing)
+            if done == length:
+                next(rounds, None)  # to the end of the last shard, where its hash is compared
             epoch, done = epoch + 1, 0

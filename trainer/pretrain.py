@@ -126,6 +126,15 @@ def check_objective(cfg: Config) -> None:
             f"--contrastive-weight {cfg.contrastive_weight} is for --objective masked --modality both; "
             "give these, or leave it out"
         )
+    needed = {
+        "mask_video": ("--objective masked", cfg.objective == "masked"),
+        "mask_audio": ("--objective masked", cfg.objective == "masked"),
+        "probe_every": ("--probe DIR", cfg.probe is not None),
+    }
+    for name, (flag, given) in needed.items():
+        if not given and getattr(cfg, name) != getattr(Config, name):
+            told = f"--{name.replace('_', '-')} {getattr(cfg, name)}"
+            raise UserError(f"{told} is for {flag}; give that, or leave it out")
 
 
 @entry
@@ -157,6 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     to_inputs = Inputs(autoencoder.encoder.inputs, normalization, fabric.device)
     output_weights = read_weights(cfg.output_weights)
     require_roles(output_weights, to_inputs.specs)
+    if cfg.aux_weight != Config.aux_weight and not autoencoder.encoder.config.auxiliary_outputs:
+        raise UserError(f"--aux-weight {cfg.aux_weight}: {cfg.network} has no auxiliary outputs; leave it out")
     probe = None
     if cfg.probe is not None:
         probe = open_probe(cfg.probe, recipe=data.manifest.recipe, members=to_inputs.members, seed=cfg.seed)

@@ -117,8 +117,9 @@ class _Stream(IterableDataset[Batch | UserError]):
             with closing(self._samples(rows, wanted)) as samples:
                 groups = (group_number(self.shards[row.shard].groups[row.position]) for row in wanted)
                 while taken := list(itertools.islice(samples, self.order.batch_size)):
-                    group = torch.tensor(list(itertools.islice(groups, len(taken))))
-                    yield {"epoch": epoch, "group": group, **collate(taken)}
+                    numbered = zip(list(itertools.islice(groups, len(taken))), taken, strict=True)
+                    group = [number for number, sample in numbered if isinstance(sample, Sample)]
+                    yield {"epoch": epoch, "group": torch.tensor(group, dtype=torch.int64), **collate(taken)}
         except UserError as error:
             yield error
 

@@ -13,7 +13,7 @@ from trainer.errors import UserError
 from trainer.loader import Loader, Place
 from trainer.losses import Losses
 from trainer.order import Order
-from trainer.shards import ShardSet
+from trainer.shards import ShardSet, group_number
 from trainer.tars import Damage, read
 
 BLOCK_BYTES = 512
@@ -147,6 +147,27 @@ def test_a_run_goes_on_without_them_counts_them_and_resumes_with_the_count(root,
     assert "; 2 samples could not be read and were left out" in said.out
     kept = [{name: value for name, value in step.items() if name != "seconds"} for step in records(run)]
     assert kept == [{name: value for name, value in step.items() if name != "seconds"} for step in unbroken]
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_sound_is_told_from_sound_by_the_groups_of_those_that_could_be_read(make_set, tmp_path, batch_size):
+    root = make_set(tmp_path / "set", splits={"unlabeled": [None] * 8}, labels=None)
+    data = opened(root)
+    group_of = {key: group for shard in data.shards for key, group in zip(shard.keys, shard.groups, strict=True)}
+    garble(root / "unlabeled-000000.tar", data.shards[0].keys[1])
+    loader = Loader(
+        data, data.shards, members=("mel_8k",), order=Order(batch_size=batch_size), losses=Losses(skip=True)
+    )
+    batches = [batch for portion in loader.once() for batch in portion.batches]
+    assert [len(batch["keys"]) for batch in batches].count(batch_size - 1) == 1
+    for batch in batches:
+        assert batch["group"].tolist() == [group_number(group_of[key]) for key in batch["keys"]]
+    flags = ["--preset", "tiny", "--objective", "masked", "--damaged", "skip", "--batch-size", str(batch_size)]
+    flags += ["--shards", str(root), "--out", str(tmp_path / "run"), "--epochs", "1", "--val-fraction", "0"]
+    pretrain.main([*flags, "--pictures-every", "0", "--bn-batches", "1"])
+    steps = [record for record in records(tmp_path / "run") if record["kind"] == "train"]
+    assert len(steps) == 8 // batch_size
+    assert steps[-1]["damaged"] == 1
 
 
 def test_a_damaged_sample_stops_by_default_with_its_name(root, tmp_path, refused):

@@ -159,6 +159,19 @@ def test_a_shard_is_hashed_at_its_first_reading_alone(data, monkeypatch):
     assert verified == [True] * 6 + [False] * 6
 
 
+@pytest.mark.parametrize("batch_size", [1, 6, 23])
+def test_the_last_shard_is_hashed_too_whether_or_not_the_last_batch_is_full(data, monkeypatch, batch_size):
+    verified = []
+    plain = module.read
+    monkeypatch.setattr(
+        module, "read", lambda *args, verify, skip: verified.append(verify) or plain(*args, verify=verify)
+    )
+    loader = loader_of(data, batch_size=batch_size)
+    for _ in range(2):
+        assert sum(len(batch["keys"]) for portion in loader.once() for batch in portion.batches) == 23
+    assert verified == [True] * 6 + [False] * 6
+
+
 def test_what_is_read_only_in_part_need_not_be_hashed(data, monkeypatch):
     verified = []
     plain = module.read

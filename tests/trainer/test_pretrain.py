@@ -169,6 +169,9 @@ def test_a_phase_goes_with_the_run_through_finetuning_and_evaluation(make_set, t
             "is for --objective masked --modality both",
         ),
         (["--probe-every", "0"], "--probe-every 0: give 1 or more"),
+        (["--probe-every", "7"], "--probe-every 7 is for --probe DIR; give that, or leave it out"),
+        (["--mask-video", "0.3"], "--mask-video 0.3 is for --objective masked; give that, or leave it out"),
+        (["--aux-weight", "9"], "--aux-weight 9.0: slow-fast has no auxiliary outputs; leave it out"),
         (["--pictures-every", "-1"], "--pictures-every -1: give 0 or more"),
     ],
 )
