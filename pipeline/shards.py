@@ -300,7 +300,7 @@ def read_tables(file: Folder, columns: Sequence[str] | None = None, *, only: Onl
                 f"{file} is of schema version {version}, this software writes {SCHEMA_VERSION}; choose another --out"
             )
         if only and only.column not in schema.names:
-            raise SchemaError(f"{file} has no column {only.column}; build the set again")
+            raise pa.ArrowInvalid(f"it has no column {only.column}")
         there = [name for name in columns or schema.names if name in schema.names]
         read = list(dict.fromkeys([*there, *([only.column] if only else [])]))
         groups = ((n, opened.metadata.row_group(n)) for n in range(opened.num_row_groups))

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -135,6 +136,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
         ({"workers": -1}, "--workers -1: give a whole number from 1 up"),
         ({"split": "grouped"}, "--split is for labelled sets"),
         ({"labels": "gone.csv"}, "gone.csv: no such file"),
+        ({"labels": "s3://bucket/labels.csv"}, "--labels s3://bucket/labels.csv: the table is a local file"),
     ],
 )
 def test_other_mistakes_are_told_before_prefect_starts_anything(videos, tmp_path, capsys, changes, line):
@@ -145,6 +147,59 @@ def test_other_mistakes_are_told_before_prefect_starts_anything(videos, tmp_path
     assert line.format(tmp=tmp_path) in told.err
     assert len(told.err.splitlines()) == 1
     assert not (tmp_path / "s").exists()
+
+
+def shorten(file: Path) -> None:
+    raw = file.read_bytes()
+    file.unlink()
+    file.write_bytes(raw[: len(raw) // 2])
+
+
+def without_status(file: Path) -> None:
+    table = pq.read_table(file).drop_columns(["status"])
+    file.unlink()
+    pq.write_table(table, file)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "words"),
+    [
+        ("index.parquet", shorten, "index.parquet or dataset.json is damaged (Arrow"),
+        ("index.parquet", without_status, "index.parquet or dataset.json is damaged (ArrowInvalid: it has no column"),
+        ("train-000000.parquet", shorten, "python -m pipeline.verify"),
+        ("dataset.json", shorten, "remove it and build the set as before"),
+        (".build/request.json", lambda file: file.write_text("{"), "request.json is damaged (JSONDecodeError"),
+        (".build/request.json", lambda file: file.write_text("[5]"), "remove it, and build with the flags of before"),
+    ],
+)
+def test_a_damaged_set_is_one_line_with_the_mend(built, videos, tmp_path, capsys, name, spoil, words):
+    out = Path(shutil.copytree(built[0], tmp_path / "set"))
+    (out / ".build").mkdir(exist_ok=True)
+    spoil(out / name)
+    assert run(source=str(videos), out=str(out), labels="mved") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_in_mid_build_is_told_with_both_places_and_no_traceback(videos, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("only root may mount a disk")
+    try:
+        words = ("--source", str(videos), "--labels", "mved", "--out", str(small / "set"), "--workers", "2")
+        code, out, err = finish(*words)
+        assert (code, out) == (2, ""), err
+        assert "Traceback" not in err
+        (line,) = [line for line in err.splitlines() if line.startswith("build-shards: ")]
+        assert f"No space left on device: --out {small / 'set'}, or the folder for temporary files, " in line
+        assert line.endswith("nothing is lost: once that is mended, the same command goes on")
+        subprocess.run(["mount", "-o", "remount,size=500m", str(small)], check=True)
+        assert finish(*words)[0] == 0
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def _placed(words, folder):

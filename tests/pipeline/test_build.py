@@ -585,6 +585,16 @@ def test_contradictory_requests_are_refused(videos, tmp_path):
     assert request(tmp_path / "s", videos, labelled=str(table)).settings.split_rule == "grouped"
 
 
+def test_a_set_without_its_manifest_is_built_as_before_and_has_it_again(built, videos, tmp_path):
+    out = Path(shutil.copytree(built, tmp_path / "set"))
+    (out / "dataset.json").write_text("{")
+    with pytest.raises(SchemaError, match="remove it and build the set as before"):
+        request(out, videos).check_against_earlier()
+    (out / "dataset.json").unlink()
+    run(request(out, videos))
+    assert fingerprint(out) == fingerprint(built)
+
+
 def test_a_set_of_another_schema_version_is_refused(built, videos, tmp_path):
     out = tmp_path / "set"
     shutil.copytree(built, out)

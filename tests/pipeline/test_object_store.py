@@ -620,6 +620,7 @@ def test_a_store_keeps_its_clips_where_they_are(clip_store, tmp_path):
     [
         ("ftp://host/set", "is no folder; give one of this machine, or s3://bucket/folder"),
         ("s3://", "is no folder"),
+        ("s3:///set", "is no folder"),
         ("memory://sets/set", "is no folder"),
         ("s3:/bucket/set", "is no address; write s3://bucket/set, or ./s3:/bucket/set if it is a folder"),
         ("S3:bucket/set", "is no address; write s3://bucket/set, or"),

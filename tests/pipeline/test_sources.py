@@ -96,6 +96,7 @@ def test_names_that_look_like_numbers_stay_as_written(folder, tmp_path):
         ("media", "twice.csv", "more than once"),
         ("media", "badsplit.csv", "known are train, val and test"),
         ("media", "header.csv", "has no row"),
+        ("media", "columns.csv", "has two columns label; leave one"),
         ("media", "same.csv", "names a.mp4 more than once"),
         ("media", "nofile.csv", "row 2 has no file"),
         ("media", "bad.parquet", "cannot be read as a table"),
@@ -108,6 +109,7 @@ def test_a_mistake_is_told_in_one_line(folder, tmp_path, monkeypatch, source, la
     (tmp_path / "twice.csv").write_text("file,label\nb.mp4,Sad\nb.mp4,Fear\n")
     (tmp_path / "badsplit.csv").write_text("file,label,split\nb.mp4,Sad,trian\n")
     (tmp_path / "header.csv").write_text("file,label\n")
+    (tmp_path / "columns.csv").write_text("file,label,label\nb.mp4,Sad,Fear\n")
     (tmp_path / "same.csv").write_text("file,label\na.mp4,Sad\n./a.mp4,Fear\n")
     (tmp_path / "nofile.csv").write_text("file,label\na.mp4,Sad\n,Fear\n")
     (tmp_path / "bad.parquet").write_text("no parquet")
