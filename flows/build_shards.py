@@ -40,6 +40,7 @@ from pipeline.build import Build
 from pipeline.card import dataset_card
 from pipeline.command import mistakes, told
 from pipeline.denoise import DEFAULT_ON
+from pipeline.errors import DISK_ERRNOS
 from pipeline.fetch import License
 from pipeline.filters.judge import Mode
 from pipeline.journal import finish_interrupted
@@ -175,8 +176,10 @@ def build_shards(
 
 def _lost(error: Exception, out: str) -> str:
     """Words for a disk that is full, or a store that is gone, in the midst of a build."""
-    where = f"--out {out}, or the folder for temporary files, {tempfile.gettempdir()} (TMPDIR)"
-    return f"{' '.join(str(error).split())}: {where}; nothing is lost: once that is mended, the same command goes on"
+    where = f"while {out} was built"
+    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+        where = f"on the disk of --out {out}, or of the folder for temporary files, {tempfile.gettempdir()} (TMPDIR)"
+    return f"{' '.join(str(error).split())}, {where}; nothing is lost: once that is mended, the same command goes on"
 
 
 def already_built_from_folder(request: Request) -> tuple[Build, Manifest] | None:

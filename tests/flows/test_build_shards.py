@@ -194,7 +194,7 @@ def test_a_disk_that_is_full_in_mid_build_is_told_with_both_places_and_no_traceb
         assert (code, out) == (2, ""), err
         assert "Traceback" not in err
         (line,) = [line for line in err.splitlines() if line.startswith("build-shards: ")]
-        assert f"No space left on device: --out {small / 'set'}, or the folder for temporary files, " in line
+        assert f"No space left on device, on the disk of --out {small / 'set'}, or of the folder for temp" in line
         assert line.endswith("nothing is lost: once that is mended, the same command goes on")
         subprocess.run(["mount", "-o", "remount,size=500m", str(small)], check=True)
         assert finish(*words)[0] == 0
