@@ -194,23 +194,33 @@ def main(argv: Sequence[str] | None = None) -> None:
 def flattered(leaks: Sequence[dict[str, Any]], split: str, num_groups: int) -> list[str]:
     """Say what makes the scores better than they would be on new videos, or hides whether it does."""
     said = []
-    mend = "" if split == "train" else "; build the set with splits by source group"
+    whole = f"of the {num_groups} source groups of split {split}"
+    mend = "; build the set with splits by source group"
     for one in leaks:
         where = "" if one is leaks[0] else f" by the run it starts from, {one['run']}"
         if one["reason"]:
             said.append(f"whether split {split} was trained on{where} cannot be told: {one['reason']}")
         elif one["groups"]:
             said.append(
-                f"{one['groups']} of the {num_groups} source groups of split {split} were trained on{where}: "
-                f"scores are flattered{mend}"
+                f"{one['groups']} {whole} were trained on{where}: "
+                f"scores are flattered{mend if split != 'train' else ''}"
             )
-    if split == "val":
-        said.append("the checkpoint was chosen by its scores on a validation split: those on split val are flattered")
+        if one["chosen_by"]:
+            whose = "" if one is leaks[0] else f" of the run it starts from, {one['run']}"
+            said.append(
+                f"{one['chosen_by']} {whole} chose the checkpoint{whose} by their scores: "
+                f"scores are flattered{mend if split == 'test' else ''}"
+            )
+    if leaks[0]["chosen_by"] is None:
+        said.append(
+            "which source groups chose the checkpoint by their scores is not known, as of runs of an earlier release: "
+            "scores on them, as on split val, are flattered"
+        )
     return said
 
 
 def without_leaked(said: Predictions, seen: frozenset[str], labels: Sequence[str]) -> dict[str, Any] | None:
-    """Score the samples whose source groups were never trained on; None where those are all, or none."""
+    """Score the samples whose source groups are not among those seen; None where those are all, or none."""
     rows = [row for row, group in enumerate(said.groups) if group not in seen]
     if not rows or len(rows) == len(said.groups):
         return None

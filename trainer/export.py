@@ -36,7 +36,7 @@ from trainer.forms import (
 from trainer.modalities import why_not_alone
 from trainer.models.emotion import EmotionModel
 from trainer.page.card import LIBRARY, MARK, card, preprocessing, scores_told
-from trainer.runs import versions
+from trainer.runs import read_groups, versions
 from trainer.runtime import entry, parse, require, say
 from trainer.trained import Trained, open_trained
 
@@ -135,21 +135,13 @@ def model_of(trained: Trained) -> EmotionModel:
         "data": {
             "fingerprint": config.data,
             "recipe_hash": config.recipe_hash,
-            "source_groups": num_groups(trained.run),
+            "source_groups": len(read_groups(trained.run)[0]),
             "validation_samples": sigmoids.num_samples,
         },
         "preprocessing": preprocessing(model, config.recipe),
         "versions": versions(*ONNX_PACKAGES),
     }
     return model
-
-
-def num_groups(run: Path) -> int:
-    """Count the source groups that a run was trained on."""
-    try:
-        return len(json.loads((run / "groups.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{run}/groups.json cannot be read ({one_line(error)}); the run is damaged") from None
 
 
 def scores_of(trained: Trained) -> tuple[dict[str, Any] | None, str]:

@@ -164,9 +164,11 @@ def train(
         train=asdict(cfg),
         init=None,
     )
-    source_groups = groups_of(part.train)
+    trained, chosen_by = groups_of(part.train), groups_of(part.val)
     config, why = ranks.lead(
-        lambda: open_run(run, config, init=cfg.init, root=Path(cfg.runs), groups=source_groups, resume=cfg.resume)
+        lambda: open_run(
+            run, config, init=cfg.init, root=Path(cfg.runs), groups=trained, chosen_by=chosen_by, resume=cfg.resume
+        )
     )
     step, start, best = 0, Place(0, 0), None
     fitting = cfg.freeze_batchnorm  # whether batch norm's statistics are meant for the weights as they are

@@ -1,26 +1,29 @@
-"""Which source groups of a split a run has seen: in its own training, and in that of the runs its weights came from."""
+"""Which source groups of a split a run has seen, to train or to choose by, or the runs its weights came from."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError
-from trainer.runs import Kind, read_config
+from trainer.runs import Kind, read_config, read_groups
+
+ANOTHER = "its folder holds another run now"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What one run of the chain was trained on."""
+    """What one run of the chain was trained on, and chosen by."""
 
     run: str
     phase: Kind | None
     """Of the run; None where it cannot be told."""
     groups: frozenset[str] | None
-    """Hashes of its source groups; None where they are not known."""
+    """Hashes of the source groups trained on; None where they are not known."""
+    chosen_by: frozenset[str] | None
+    """Hashes of those by whose scores its best checkpoint was chosen; None where they are not known."""
     reason: str | None
-    """Why they are not."""
+    """Why ``groups`` are not."""
 
 
 def chain(run: Path) -> list[Seen]:
@@ -33,36 +36,43 @@ def chain(run: Path) -> list[Seen]:
         seen.append(_seen(run, config.kind))
         if config.init is None:
             return seen
-        named = Path(config.init["run"])
-        # A run's folder is noted as it was named then; moved together, the two still lie side by side.
-        found = next((path for path in (named, run.parent / named.name) if (path / "config.json").is_file()), None)
-        reason = "its folder is gone" if found is None else None
+        found, reason = _source(run, config.init)
         if found is not None and found.resolve() in visited:
-            reason = "its folder holds another run now"
-        if found is not None and reason is None:
-            try:
-                read_config(found)
-            except UserError as error:
-                reason = str(error)
-        if found is None or reason is not None:
-            seen.append(Seen(run=str(named), phase=None, groups=None, reason=reason))
+            found, reason = None, ANOTHER
+        if found is None:
+            seen.append(Seen(run=config.init["run"], phase=None, groups=None, chosen_by=None, reason=reason))
             return seen
         run = found
 
 
+def _source(run: Path, init: Mapping[str, Any]) -> tuple[Path | None, str | None]:
+    """Find the run that another's weights came from, or say why it cannot be found."""
+    named = Path(init["run"])
+    reason = "its folder is gone"
+    # A run's folder is noted as it was named then; moved together, the two still lie side by side.
+    for path in (named, run.parent / named.name):
+        if not (path / "config.json").is_file():
+            continue
+        try:
+            identity = read_config(path).identity
+        except UserError as error:
+            return None, str(error)
+        if all(init.get(name, value) == value for name, value in identity.items()):  # earlier releases noted none
+            return path, None
+        reason = ANOTHER
+    return None, reason
+
+
 def _seen(run: Path, phase: Kind) -> Seen:
-    path = run / "groups.json"
     try:
-        hashes = json.loads(path.read_text())
-        if not (isinstance(hashes, list) and all(isinstance(one, str) for one in hashes)):
-            raise ValueError("no list of hashes")
-    except (OSError, ValueError) as error:
-        return Seen(run=str(run), phase=phase, groups=None, reason=f"groups.json cannot be read ({error})")
-    return Seen(run=str(run), phase=phase, groups=frozenset(hashes), reason=None)
+        groups, chosen_by = read_groups(run)
+    except UserError as error:
+        return Seen(run=str(run), phase=phase, groups=None, chosen_by=None, reason=str(error))
+    return Seen(run=str(run), phase=phase, groups=groups, chosen_by=chosen_by, reason=None)
 
 
 def overlaps(seen: Sequence[Seen], groups: Sequence[str]) -> list[dict[str, Any]]:
-    """Count, for each run of the chain, the groups and samples of a split that it was trained on.
+    """Count, for each run of the chain, what of a split it was trained on or chosen by.
 
     Parameters
     ----------
@@ -72,24 +82,24 @@ def overlaps(seen: Sequence[Seen], groups: Sequence[str]) -> list[dict[str, Any]
     Returns
     -------
     list of dict
-        ``run, phase, trained_groups, groups, samples, reason``; numbers are null where its groups are not known.
+        ``run, phase, trained_groups, groups, samples, chosen_by, reason``: of the split, ``groups`` and ``samples``
+        were trained on, and ``chosen_by`` groups chose the best checkpoint. Numbers are null where its groups are not
+        known.
     """
-    rows = []
-    for one in seen:
-        known = one.groups is not None
-        rows.append(
-            {
-                "run": one.run,
-                "phase": one.phase,
-                "trained_groups": len(one.groups) if one.groups is not None else None,
-                "groups": len(one.groups.intersection(groups)) if one.groups is not None else None,
-                "samples": sum(group in one.groups for group in groups) if one.groups is not None else None,
-                "reason": None if known else one.reason,
-            }
-        )
-    return rows
+    return [
+        {
+            "run": one.run,
+            "phase": one.phase,
+            "trained_groups": len(one.groups) if one.groups is not None else None,
+            "groups": len(one.groups.intersection(groups)) if one.groups is not None else None,
+            "samples": sum(group in one.groups for group in groups) if one.groups is not None else None,
+            "chosen_by": len(one.chosen_by.intersection(groups)) if one.chosen_by is not None else None,
+            "reason": one.reason,
+        }
+        for one in seen
+    ]
 
 
 def leaked(seen: Sequence[Seen]) -> frozenset[str]:
-    """All hashes that any run of the chain was trained on."""
-    return frozenset().union(*(one.groups for one in seen if one.groups is not None))
+    """All hashes that any run of the chain was trained on or chosen by."""
+    return frozenset().union(*(known for one in seen for known in (one.groups, one.chosen_by) if known is not None))

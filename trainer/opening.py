@@ -21,7 +21,14 @@ def default_run(root: str, kind: Kind, network: str, preset: str) -> Path:
 
 
 def open_run(
-    run: Path, config: RunConfig, *, init: str, root: Path, groups: Iterable[str], resume: bool
+    run: Path,
+    config: RunConfig,
+    *,
+    init: str,
+    root: Path,
+    groups: Iterable[str],
+    chosen_by: Iterable[str],
+    resume: bool,
 ) -> tuple[RunConfig, str]:
     """Begin a run, or take up the one that is there.
 
@@ -31,6 +38,8 @@ def open_run(
         As in ``choose_init``. A run that is taken up keeps what it began with.
     groups
         Source groups that will be trained on.
+    chosen_by
+        Source groups by whose scores the best checkpoint will be chosen.
 
     Returns
     -------
@@ -55,11 +64,11 @@ def open_run(
             f"({why}); give --init RUN, or leave it out"
         )
     config = replace(config, init=init_record(source))
-    begin(run, config, groups=groups)
+    begin(run, config, groups=groups, chosen_by=chosen_by)
     return config, why
 
 
-def begin(run: Path, config: RunConfig, *, groups: Iterable[str]) -> None:
+def begin(run: Path, config: RunConfig, *, groups: Iterable[str], chosen_by: Iterable[str] = ()) -> None:
     """Make a new run's folder.
 
     Raises
@@ -71,13 +80,16 @@ def begin(run: Path, config: RunConfig, *, groups: Iterable[str]) -> None:
         raise UserError(f"--out {run} exists already; add --resume to go on with it, or name another folder")
     require_empty(run, but=("groups.json", ".groups.json", ".config.json"))  # a kill between the two leaves these
     run.mkdir(parents=True, exist_ok=True)
-    write_text(run / "groups.json", json.dumps(group_hashes(groups)))
+    seen = {"trained": group_hashes(groups), "chosen_by": group_hashes(chosen_by)}
+    write_text(run / "groups.json", json.dumps(seen))
     write_text(run / "config.json", json.dumps(asdict(config), indent=2) + "\n")
 
 
 def init_record(run: Path | None) -> dict[str, Any] | None:
     """Return what a new run notes of the one it starts from."""
-    return None if run is None else {"run": str(run), "step": read_state(_best_or_last(run))["step"]}
+    if run is None:
+        return None
+    return {"run": str(run), "step": read_state(_best_or_last(run))["step"], **read_config(run).identity}
 
 
 def _best_or_last(run: Path) -> Path:

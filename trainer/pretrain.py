@@ -185,9 +185,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         train=asdict(cfg),
         init=None,
     )
-    groups = groups_of(shards)
+    groups, chosen_by = groups_of(shards), [] if probe is None else groups_of(probe.test)
     config, why = ranks.lead(
-        lambda: open_run(run, config, init=cfg.init, root=Path(cfg.runs), groups=groups, resume=cfg.resume)
+        lambda: open_run(
+            run, config, init=cfg.init, root=Path(cfg.runs), groups=groups, chosen_by=chosen_by, resume=cfg.resume
+        )
     )
     step, start, best = 0, Place(0, 0), None
     losses = Losses(skip=cfg.damaged == "skip")

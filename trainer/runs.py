@@ -1,7 +1,7 @@
 """What a run is: the settings that made it, read back, and compared with what it is asked to serve.
 
     RUN/config.json                         what was run, on which data (``RunConfig``)
-    RUN/groups.json                         hashes of the source groups that it was trained on
+    RUN/groups.json                         hashes of the source groups trained on, and chosen by (``read_groups``)
     RUN/log.jsonl, RUN/tensorboard/         one object a step: ``trainer.record``
     RUN/checkpoints/                        ``trainer.checkpoint``
 
@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from trainer.errors import UserError
+from trainer.errors import UserError, one_line
 from trainer.files import now
 
 Kind = Literal["pretrain", "finetune"]
@@ -50,7 +50,7 @@ class RunConfig:
     train: dict[str, Any]
     """The command's flags."""
     init: dict[str, Any] | None
-    """Which run, at which step, the weights came from."""
+    """Which run, at which step, the weights came from, and its ``identity``, which earlier releases did not note."""
     versions: dict[str, str] = field(default_factory=lambda: versions())
     created: str = field(default_factory=lambda: now())
     run_version: int = RUN_VERSION
@@ -59,6 +59,11 @@ class RunConfig:
     def name(self) -> str:
         """Network and preset, for people."""
         return f"{self.network['network']} {self.preset}"
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What tells the run from another that stands under its name later."""
+        return {"created": self.created, "data": self.data}
 
 
 def versions(*others: str) -> dict[str, str]:
@@ -92,6 +97,32 @@ def read_config(run: Path) -> RunConfig:
         return RunConfig(**{known.name: raw[known.name] for known in fields(RunConfig)})
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error!r}); give a folder that pretrain or finetune wrote") from None
+
+
+def read_groups(run: Path) -> tuple[frozenset[str], frozenset[str] | None]:
+    """Read a run's ``groups.json``.
+
+    Returns
+    -------
+    (frozenset of str, frozenset of str or None)
+        Hashes of the source groups that it was trained on; and of those by whose scores its best checkpoint was chosen,
+        None where an earlier release did not note them.
+
+    Raises
+    ------
+    UserError
+        If it is missing or damaged.
+    """
+    path = run / "groups.json"
+    try:
+        raw = json.loads(path.read_text())
+        trained, chosen_by = (raw, None) if isinstance(raw, list) else (raw["trained"], raw["chosen_by"])
+        for hashes in (trained, chosen_by or []):
+            if not (isinstance(hashes, list) and all(isinstance(one, str) for one in hashes)):
+                raise ValueError("no list of hashes")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}); the run is damaged") from None
+    return frozenset(trained), None if chosen_by is None else frozenset(chosen_by)
 
 
 def read_folds(run: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from trainer import evaluate, finetune, pretrain
 from trainer.checkpoint import latest, read_state
-from trainer.runs import group_hashes, read_config
+from trainer.runs import group_hashes, read_config, read_groups
 from trainer.splits import hash_groups
 
 TINY = ["--preset", "tiny", "--batch-size", "4"]
@@ -49,7 +49,11 @@ def test_finetuning_learns_validates_and_keeps_the_best(runs):
     best = max(validations, key=lambda record: (record["accuracy"], -record["loss"], -record["step"]))
     state = read_state(latest(run, "best"))
     assert (state["step"], state["batchnorm_reestimated"]) == (best["step"], True)
-    assert read_config(run).init == {"run": str(runs / "pretrained"), "step": 2}
+    assert read_config(run).init == {
+        "run": str(runs / "pretrained"),
+        "step": 2,
+        **read_config(runs / "pretrained").identity,
+    }
 
 
 def test_auto_takes_the_newest_fitting_run_and_says_so_on_the_first_line(runs, sets, tmp_path, capsys):
@@ -83,7 +87,9 @@ def test_without_a_val_split_whole_source_groups_are_drawn_and_said(make_set, tm
     assert "data: 6 training samples" in out
     assert "validation: 2 samples of 1 source groups drawn from train" in out
     assert "next: " not in out  # there is no test split to score
-    assert len(json.loads((tmp_path / "run" / "groups.json").read_text())) == 3
+    trained, chosen_by = read_groups(tmp_path / "run")
+    assert (len(trained), len(chosen_by)) == (3, 1)
+    assert trained | chosen_by == set(group_hashes(f"g{i}" for i in range(4)))
 
 
 def test_evaluation_writes_scores_predictions_and_pictures(runs, sets, tmp_path, capsys):
@@ -135,7 +141,7 @@ def test_pretraining_validates_on_source_groups_that_it_never_trains_on(make_set
     names = {f"unlabeled-{i}" for i in range(12)}
     held_out = hash_groups(names, fraction=0.3)
     assert f"validation: {len(held_out)} samples of {len(held_out)} source groups set aside" in out
-    assert json.loads((run / "groups.json").read_text()) == group_hashes(names - held_out)
+    assert read_groups(run) == (set(group_hashes(names - held_out)), set())  # without a probe nothing is chosen
     told = records(run, "val")
     assert [record["step"] for record in told] == [2, 4]
     assert all(record["loss"] > 0 and record["mse/audio_slow/log-mel"] > 0 for record in told)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from trainer import evaluate
+from trainer import evaluate, finetune
 from trainer.evaluate import RESULTS
 from trainer.metrics import score
 from trainer.predictions import read_predictions
@@ -94,6 +94,39 @@ def test_groups_seen_in_pretraining_are_named_and_the_rest_is_scored_without_the
     assert told["leaked_groups"] == 2
     assert (told["without_leaked"]["n"], told["without_leaked"]["source_groups"]) == (4, 4)
     assert "2 of the 6 source groups of split test were trained on by the run it starts from" in capsys.readouterr().err
+
+
+def test_groups_drawn_from_train_to_validate_on_count_as_seen(make_set, tmp_path, capsys):
+    root = make_set(
+        tmp_path / "set",
+        splits={"train": [0, 1] * 4},
+        modality="audio",
+        groups=lambda split, i: f"g{i // 2}",
+        labels=["a", "b"],
+    )
+    short = ["--preset", "tiny", "--batch-size", "2", "--max-steps", "1", "--init", "scratch", "--val-fraction", "0.25"]
+    run = tmp_path / "run"
+    finetune.main(["--shards", str(root), "--out", str(run), *short])
+    evaluate.main(["--run", str(run), "--shards", str(root), "--split", "train", "--bootstrap", "100"])
+    told = metrics(run)
+    assert [(one["groups"], one["chosen_by"]) for one in told["leaks"]] == [(3, 1)]
+    assert (told["leaked_groups"], told["without_leaked"]) == (4, None)
+    words = "1 of the 4 source groups of split train chose the checkpoint by their scores: scores are flattered"
+    assert words in told["warnings"]
+    assert f"warning: {words}\n" in capsys.readouterr().err
+    assert words in (run / "report.html").read_text()
+
+
+def test_the_split_that_chose_the_checkpoint_is_warned_of_known_or_not(runs, sets, tmp_path):
+    shutil.copytree(runs, tmp_path / "runs")
+    evaluate.main(flags(tmp_path / "runs", sets, tmp_path / "known", "--split", "val"))
+    words = "6 of the 6 source groups of split val chose the checkpoint by their scores: scores are flattered"
+    assert metrics(tmp_path / "known")["warnings"] == [words]
+    groups = tmp_path / "runs" / "finetuned" / "groups.json"
+    groups.write_text(json.dumps(json.loads(groups.read_text())["trained"]))  # as an earlier release wrote it
+    evaluate.main(flags(tmp_path / "runs", sets, tmp_path / "unknown", "--split", "val"))
+    (told,) = metrics(tmp_path / "unknown")["warnings"]
+    assert told.startswith("which source groups chose the checkpoint by their scores is not known")
 
 
 def test_results_are_written_whole_or_not_at_all(runs, sets, tmp_path, refused, monkeypatch):

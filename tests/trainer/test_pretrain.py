@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from trainer import evaluate, finetune, pretrain, record
 from trainer.checkpoint import latest, read_state
-from trainer.runs import read_config
+from trainer.runs import group_hashes, read_config, read_groups
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--preset", "tiny", "--batch-size", "2", "--lr", "1e-3"]
@@ -58,6 +58,7 @@ def test_masked_pretraining_logs_both_objectives_and_what_the_probe_says(judged)
     assert steps[0]["contrast/temperature"] != steps[-1]["contrast/temperature"]  # it is learnt
     untrained, *later = records(judged, "probe")
     assert [untrained["step"], *(line["step"] for line in later)] == [0, 2, 3]
+    assert read_groups(judged)[1] == set(group_hashes(f"val-{i}" for i in range(3)))  # the probe's choose the best
     best = max(later, key=lambda line: (line["linear_accuracy"], line["knn_accuracy"], -line["step"]))
     state = read_state(latest(judged, "best"))
     assert state["step"] == best["step"]
@@ -92,7 +93,7 @@ def test_finetuning_starts_from_what_the_probe_found_best_and_says_so(judged, se
     finetune.main([*flags, "--init", str(judged)])
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith(f"init: {judged} at step {best}, the best by its probe, 216 tensors")
-    assert read_config(tmp_path / "run").init == {"run": str(judged), "step": best}
+    assert read_config(tmp_path / "run").init == {"run": str(judged), "step": best, **read_config(judged).identity}
 
 
 def test_a_reconstruction_goes_on_from_a_masked_run_and_the_other_way_round(judged, sets, runs, tmp_path, capsys):

@@ -9,7 +9,7 @@ from torch import nn
 from trainer import checkpoint
 from trainer.errors import UserError
 from trainer.opening import begin, choose_init
-from trainer.runs import RunConfig, group_hashes, read_config, require_resumable, require_same
+from trainer.runs import RunConfig, group_hashes, read_config, read_groups, require_resumable, require_same
 
 STATE = {"epoch": 1, "batch": 2, "best": None, "batchnorm_reestimated": True}
 
@@ -32,12 +32,13 @@ def config_of(**changes):
 
 def test_a_run_folder_tells_what_made_it(tmp_path):
     run = tmp_path / "run"
-    begin(run, config_of(), groups=["a", "b", "a"])
+    begin(run, config_of(), groups=["a", "b", "a"], chosen_by=["c"])
     assert read_config(run).network["blocks"] == [1, 2]
     assert read_config(run).versions["torch"] == torch.__version__.split("+")[0]
-    hashes = json.loads((run / "groups.json").read_text())
-    assert hashes == group_hashes(["a", "b"])
-    assert len(hashes) == 2
+    trained, chosen_by = read_groups(run)
+    assert trained == set(group_hashes(["a", "b"]))
+    assert len(trained) == 2
+    assert chosen_by == set(group_hashes(["c"]))
     with pytest.raises(UserError, match="exists already; add --resume"):
         begin(run, config_of(), groups=[])
 
@@ -46,7 +47,7 @@ def test_a_run_that_was_killed_while_it_began_begins_again(tmp_path):
     (tmp_path / "groups.json").write_text("[]")
     (tmp_path / ".config.json").write_text("{")
     begin(tmp_path, config_of(), groups=["a"])
-    assert json.loads((tmp_path / "groups.json").read_text()) == group_hashes(["a"])
+    assert read_groups(tmp_path) == (set(group_hashes(["a"])), set())
     assert read_config(tmp_path).kind == "pretrain"
 
 
