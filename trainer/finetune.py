@@ -95,6 +95,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = Path(cfg.out) if cfg.out else ranks.lead(lambda: default_run(cfg.runs, "finetune", cfg.network, cfg.preset))
     data = ShardSet.open(cfg.shards, damaged=cfg.damaged)
     labels = data.class_names
+    if cfg.val_fraction != Config.val_fraction and (cfg.folds or "val" in data.split_names):
+        why = "--folds hold out parts" if cfg.folds else f"{cfg.shards} has a split val"
+        raise UserError(f"--val-fraction {cfg.val_fraction}: {why}; leave it out")
     modality, words = built_for(data, cfg.modality)
     workers = default_workers(fabric) if cfg.workers is None else cfg.workers
     cfg, idle = fitted(replace(cfg, modality=modality, workers=workers, devices=ranks.count), modality)

@@ -202,6 +202,9 @@ def test_more_folds_than_there_are_sources_are_refused(root, tmp_path, refused):
     line = refused(finetune.main, "--shards", root, "--out", tmp_path / "run", "--folds", "10", *SHORT)
     assert "--folds 10: 27 samples of 9 source groups, at most 9 of a class, are too few; give at most 9" in line
     assert not (tmp_path / "run").exists()
+    flags = ["--val-fraction", "0.3", *SHORT]
+    line = refused(finetune.main, "--shards", root, "--out", tmp_path / "run", "--folds", "3", *flags)
+    assert "--val-fraction 0.3: --folds hold out parts; leave it out" in line
     for flags in (["--folds", "1"], ["--fold", "1"], ["--folds", "3", "--fold", "3"]):
         assert "--fold" in refused(finetune.main, "--shards", root, *flags)
 
