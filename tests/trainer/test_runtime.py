@@ -140,6 +140,16 @@ def test_the_second_sigterm_exits_as_the_first_would():
     assert stop.value.code == 128 + signal.SIGTERM
 
 
+@pytest.fixture
+def default_signals():
+    """Signals as a terminal's commands have them, though the tests themselves may run under nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_is_ended_by_a_signal_puts_away_what_it_began_whatever_comes_after(number, capsys):
     put_away = []
@@ -155,12 +165,11 @@ def test_a_command_that_is_ended_by_a_signal_puts_away_what_it_began_whatever_co
             signal.raise_signal(signal.SIGTERM)
             put_away.append("all")
 
-    before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stop:
         main()
     assert (stop.value.code, put_away) == (128 + number, ["all"])
     assert capsys.readouterr().err == "error: interrupted\n"
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 def test_a_command_under_nohup_outlives_its_terminal():
