@@ -770,6 +770,7 @@ def test_after_a_kill_in_mid_job_the_next_server_deletes_and_says_so(runs, film,
             assert not left.exists()
             page.wait_for_selector("text=The server was restarted", timeout=PATIENCE_S * 1000)
             page.get_by_role("link", name="Upload a video").click()
+            page.wait_for_url(f"{served.url}/", timeout=PATIENCE_S * 1000)  # and its script has come
             page.set_input_files("#file", film)
             page.wait_for_selector(".made", timeout=PATIENCE_S * 1000)
             assert kept(served)
