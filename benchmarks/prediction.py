@@ -167,7 +167,7 @@ def apart(song: Path, trained: Trained, out: Path) -> dict[str, float]:
     probabilities = np.array(said)
     return {
         "probability": float(np.abs(probabilities - curve["probabilities"]).max()),
-        "score": float(np.abs(trained.sigmoids(probabilities) - curve["scores"]).max()),
+        "score": float(np.abs(trained.sigmoids["both"](probabilities) - curve["scores"]).max()),
         "decode_s": round(decode_s, 2),
     }
 

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 
 CURVE_VERSION = 1
-FITTED = "fitted on sound and picture together"
-"""Of the sigmoids, for the curves of either alone."""
 NUM_SAID = 2  # emotions that a subtitle names: the strongest
 
 
@@ -83,7 +81,6 @@ class Curve:
             },
             "modalities": {name: said.as_dict() for name, said in self.alone.items()},
             "modalities_reason": self.why_not_alone,
-            "modalities_sigmoids": FITTED if self.alone else None,
             **self.about,
         }
 

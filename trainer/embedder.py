@@ -61,7 +61,7 @@ class Opened:
     labels: list[str] | None
     """Emotions it tells apart; None for a pretrained run."""
     sigmoids: Sigmoids | None
-    """What makes scores of its probabilities."""
+    """What makes scores of its probabilities, where all is read that the network reads."""
 
     @property
     def width(self) -> int:
@@ -100,7 +100,7 @@ def open_embedder(run: Path) -> Opened:
             state=trained.state,
             embedder=Embedder(trained.classifier).eval(),
             labels=trained.labels,
-            sigmoids=trained.sigmoids,
+            sigmoids=trained.sigmoids[config.network["modality"]],
         )
     found = latest(run, "best") or require_latest(run)
     encoder = build_encoder(config_from_dict(config.network))

@@ -29,7 +29,8 @@ from trainer.inputs import Inputs
 from trainer.leaks import chain, leaked, overlaps
 from trainer.loader import Loader
 from trainer.metrics import Predictions, mean_curve, predict, score
-from trainer.modalities import why_not_alone
+from trainer.modalities import may_read, pathways_of, why_not_alone
+from trainer.models.encoder import ModalityChoice
 from trainer.order import Order
 from trainer.plots import plot_confusion, plot_mean_roc, plot_per_class, plot_reliability, plot_roc
 from trainer.predictions import in_tar_order, write_predictions
@@ -121,19 +122,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     workers = default_workers(fabric) if cfg.workers is None else cfg.workers
     order = Order(batch_size=cfg.batch_size, shuffle=False, workers=workers)
 
-    def said_with(*modalities: str) -> Predictions:
-        specs = {role: spec for role, spec in roles.items() if spec.modality in modalities}
-        to_inputs = Inputs(specs, config.normalization, fabric.device)
+    def said_of(read: ModalityChoice) -> Predictions:
+        to_inputs = Inputs(pathways_of(roles, read), config.normalization, fabric.device)
         data.require(to_inputs.members)
         batches = Loader(data, shards, members=to_inputs.members, order=order).batches()
         seen = partial(views, num_views=cfg.test_crops)
         return in_tar_order(predict(model, batches, to_inputs, views=seen), shards)
 
-    said = said_with("audio", "video")
-    reason = why_not_alone(config)
+    everything, *alone_of = may_read(config)
+    said = said_of(everything)
     alone: dict[str, Any] = {}
-    for modality in () if reason else ("audio", "video"):
-        part = said_with(modality)
+    for modality in alone_of:
+        part = said_of(modality)
         whole = score(part.truth, part.probabilities, labels)
         alone[modality] = {name: whole[name] for name in SUMMARY}
 
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
         "mean_roc": mean_curve(said.truth, said.probabilities),
         "modalities": alone,
-        "modalities_reason": reason,
+        "modalities_reason": why_not_alone(config),
         "leaked_groups": len(leaked(seen).intersection(said.groups)),
         "leaks": leaks,
         "without_leaked": without_leaked(said, leaked(seen), labels),

@@ -34,7 +34,7 @@ from trainer.forms import (
     write_torch_export,
 )
 from trainer.modalities import why_not_alone
-from trainer.models.emotion import EmotionModel
+from trainer.models.emotion import EmotionModel, Sigmoid
 from trainer.page.card import LIBRARY, MARK, card, preprocessing, scores_told
 from trainer.runs import read_groups, versions
 from trainer.runtime import entry, parse, require, say
@@ -120,8 +120,7 @@ def model_of(trained: Trained) -> EmotionModel:
         trained.classifier,
         labels=trained.labels,
         normalization=config.normalization,
-        slope=sigmoids.slope,
-        offsets=sigmoids.offsets,
+        sigmoids={read: Sigmoid(slope=one.slope, offsets=one.offsets) for read, one in sigmoids.items()},
         why_not_alone=why_not_alone(config),
     )
     model.about = {
@@ -136,7 +135,7 @@ def model_of(trained: Trained) -> EmotionModel:
             "fingerprint": config.data,
             "recipe_hash": config.recipe_hash,
             "source_groups": len(read_groups(trained.run)[0]),
-            "validation_samples": sigmoids.num_samples,
+            "validation_samples": sigmoids[config.network["modality"]].num_samples,
         },
         "preprocessing": preprocessing(model, config.recipe),
         "versions": versions(*ONNX_PACKAGES),

@@ -34,9 +34,9 @@ from trainer.inputs import Inputs, members_read, moments_read
 from trainer.loader import Loader, Place
 from trainer.losses import Losses
 from trainer.metrics import Predictions, predict, score
-from trainer.modalities import built_for
+from trainer.modalities import built_for, may_read, pathways_of
 from trainer.models.classifier import Classifier
-from trainer.models.encoder import Maps
+from trainer.models.encoder import Maps, ModalityChoice
 from trainer.models.presets import build_encoder, network_config
 from trainer.objectives import classification
 from trainer.opening import default_run, initialise, open_run
@@ -245,6 +245,17 @@ def train(
     def training_inputs() -> Iterator[Maps]:
         return map(to_inputs, statistics.shared(limit=cfg.bn_batches))
 
+    def said_of(read: ModalityChoice) -> Predictions:
+        reading = Inputs(pathways_of(classifier.encoder.inputs, read), normalization, fabric.device)
+        with fabric.autocast():
+            told = ranks.gather(predict(judged, validation.shared(), reading))
+        if not any(share.keys for share in told):
+            raise UserError(
+                f"no validation sample can be read: {part.words} are damaged; build their shards again, "
+                f"then go on with: {PROG} {again} --resume"
+            )
+        return Predictions.of(told)
+
     model.train()
     if last is None and (cfg.freeze or num_probing or cfg.modality_dropout):
         with fabric.autocast():
@@ -270,26 +281,24 @@ def train(
             validate = done or (step % cfg.eval_every == 0 if cfg.eval_every else portion.ends_epoch)
             if validate:
                 reestimated = fitting
-                with fabric.autocast():
-                    if not still:
+                if not still:
+                    with fabric.autocast():
                         reestimated |= reestimate(judged, training_inputs(), ranks)
-                        classifier.mean_embedding.copy_(judged.mean_embedding)
-                    said = predict(judged, validation.shared(), to_inputs)
-                told = ranks.gather(said)
-                if not any(share.keys for share in told):
-                    raise UserError(
-                        f"no validation sample can be read: {part.words} are damaged; build their shards again, "
-                        f"then go on with: {PROG} {again} --resume"
-                    )
-                said = Predictions.of(told)
+                    classifier.mean_embedding.copy_(judged.mean_embedding)
+                everything, *alone = may_read(config)
+                said = said_of(everything)
                 scores = score(said.truth, said.probabilities, labels)
                 now = {"step": step, "accuracy": said.accuracy, "loss": said.loss}
                 log.write("val", step, loss=said.loss, accuracy=said.accuracy, macro_f1=scores["macro_f1"])
                 say(f"step {step}: validation accuracy {said.accuracy:.3f}, loss {said.loss:.4f}")
                 if best is None or (now["accuracy"], -now["loss"]) > (best["accuracy"], -best["loss"]):
                     best = now
-                    sigmoids = fit_sigmoids(said.truth, said.probabilities)
-                    state = {"batchnorm_reestimated": reestimated, "validation": now, "sigmoids": sigmoids.as_dict()}
+                    by_read = {everything: said} | {read: said_of(read) for read in alone}
+                    fitted_by = {
+                        read: fit_sigmoids(those.truth, those.probabilities).as_dict()
+                        for read, those in by_read.items()
+                    }
+                    state = {"batchnorm_reestimated": reestimated, "validation": now, "sigmoids": fitted_by}
                     checkpoint.save(run, judged, step=step, state=state, series="best", ranks=ranks)
                 if done and cfg.folds and ranks.leads:
                     keep_held_out(part, said, labels)

@@ -1,6 +1,7 @@
 """Sound alone, pictures alone: what is built for a set that has no more, and what may be left out of a network."""
 
 from trainer.models.encoder import ModalityChoice
+from trainer.models.preprocess import Specs
 from trainer.runs import RunConfig
 from trainer.shards import ShardSet
 
@@ -34,3 +35,14 @@ def why_not_alone(config: RunConfig) -> str | None:
             "--modality-dropout 0.2, which --recipe strong has, or train --modality audio"
         )
     return None
+
+
+def may_read(config: RunConfig) -> list[ModalityChoice]:
+    """Return what a run may be asked about: all that its network reads, and sound and picture alone where it may."""
+    built: ModalityChoice = config.network["modality"]
+    return [built] if why_not_alone(config) else [built, "audio", "video"]
+
+
+def pathways_of(specs: Specs, read: ModalityChoice) -> Specs:
+    """Return those of ``encoder.inputs`` that are there if no more than this is read."""
+    return {role: spec for role, spec in specs.items() if read in ("both", spec.modality)}

@@ -7,6 +7,7 @@ from torch import nn
 from trainer.embedder import Opened, embed
 from trainer.errors import UserError
 from trainer.inputs import Inputs
+from trainer.modalities import pathways_of
 from trainer.videos import EVERY_UNIT_S, Video, open_video, read_batches
 
 __all__ = ["embed_video", "open_video"]
@@ -29,10 +30,8 @@ def embed_video(
     """
     if every_s % EVERY_UNIT_S:
         raise UserError(f"--every {every_s:g}: give a multiple of {EVERY_UNIT_S:g}, in seconds")
-    read = {
-        role: spec for role, spec in opened.embedder.encoder.inputs.items() if video.modality in ("both", spec.modality)
-    }
-    to_inputs = Inputs(read, opened.config.normalization, device)
+    specs = pathways_of(opened.embedder.encoder.inputs, video.modality)
+    to_inputs = Inputs(specs, opened.config.normalization, device)
     found, problems = [], list[str]()
     for taken in read_batches(video, problems, recipe=opened.config.recipe, every_s=every_s, batch_size=batch_size):
         arrays = {

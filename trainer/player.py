@@ -10,7 +10,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from trainer.curve import FITTED, Curve
+from trainer.curve import Curve
 from trainer.errors import UserError
 from trainer.page import html
 from trainer.videos import MIMES, Video, playable
@@ -69,7 +69,6 @@ def write_player(curve: Curve, video: Video, made: Path, *, texts: Mapping[str, 
             embedded=None if path is None or beside else _base64(path),
             changes=changes,
             why_not=why_not,
-            fitted=FITTED,
         )
         with (made / "player.html").open("w", encoding="utf-8") as file:
             file.writelines(page)

@@ -8,7 +8,9 @@ from typing import Any
 from trainer.calibration import Sigmoids
 from trainer.checkpoint import latest, load_weights, read_state, require_latest
 from trainer.errors import UserError
+from trainer.modalities import may_read
 from trainer.models.classifier import Classifier
+from trainer.models.encoder import ModalityChoice
 from trainer.models.presets import build_encoder, config_from_dict
 from trainer.runs import RunConfig, read_config, require_same
 
@@ -31,8 +33,8 @@ class Trained:
         return self.config.labels
 
     @property
-    def sigmoids(self) -> Sigmoids:
-        """What turns its probabilities into a score of each emotion for itself.
+    def sigmoids(self) -> dict[ModalityChoice, Sigmoids]:
+        """What turns its probabilities into a score of each emotion for itself, by what was read of a clip.
 
         Raises
         ------
@@ -40,7 +42,7 @@ class Trained:
             If the run has none, which is fitted whenever it validates.
         """
         try:
-            return Sigmoids.of(self.state["sigmoids"])
+            return {read: Sigmoids.of(self.state["sigmoids"][read]) for read in may_read(self.config)}
         except (KeyError, TypeError, ValueError):
             raise UserError(
                 f"{self.checkpoint} holds no sigmoids, which are fitted on validation samples: let the run validate "

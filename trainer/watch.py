@@ -10,7 +10,8 @@ from torch import nn
 from trainer.curve import Curve, Said
 from trainer.files import now
 from trainer.inputs import Inputs
-from trainer.modalities import why_not_alone
+from trainer.modalities import pathways_of, why_not_alone
+from trainer.models.encoder import ModalityChoice
 from trainer.runs import versions
 from trainer.stills import Still, Stills
 from trainer.trained import Trained
@@ -52,13 +53,14 @@ def watch(
         If no window of it can be read.
     """
     reason = why_not_alone(trained.config)
-    judges = _judges(trained, model, video, alone=reason is None, device=device)
+    alone: list[ModalityChoice] = ["audio", "video"] if video.modality == "both" and reason is None else []
+    judges = {read: _judge(trained, model, read, device=device) for read in (video.modality, *alone)}
     stills, starts_s, end_s, problems = Stills(), list[float](), 0.0, list[str]()
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in judges}
+    rows: dict[ModalityChoice, list[np.ndarray]] = {read: [] for read in judges}
     for batch in read_batches(video, problems, recipe=trained.config.recipe, every_s=every_s, batch_size=batch_size):
         arrays = {name: torch.from_numpy(np.stack([w.arrays[name] for w in batch])) for name in batch[0].arrays}
-        for name, judge in judges.items():
-            rows[name].append(judge(arrays))
+        for read, judge in judges.items():
+            rows[read].append(judge(arrays))
         for window in batch:
             frames_THWC = window.arrays.get("frames")
             stills.offer(frames_THWC, start_s=window.start_s, valid_s=window.valid_s, length_s=WINDOW_S)
@@ -67,7 +69,7 @@ def watch(
         seen(len(batch))
     for problem in problems:
         warn(problem)
-    said = {name: _said(trained, np.concatenate(parts)) for name, parts in rows.items()}
+    said = {read: _said(trained, read, np.concatenate(parts)) for read, parts in rows.items()}
     curve = Curve(
         labels=trained.labels,
         title=video.title,
@@ -75,15 +77,15 @@ def watch(
         every_s=every_s,
         window_s=float(WINDOW_S),
         starts_s=starts_s,
-        said=said.pop("all"),
-        alone=said,
+        said=said[video.modality],
+        alone={read: said[read] for read in alone},
         why_not_alone=reason if video.modality == "both" else f"the video has {video.modality} alone",
-        about=about(trained, video) | {"problems": problems},
+        about=about(trained, video, list(judges)) | {"problems": problems},
     )
     return curve, stills.kept
 
 
-def about(trained: Trained, video: Video) -> dict[str, Any]:
+def about(trained: Trained, video: Video, reads: Sequence[ModalityChoice]) -> dict[str, Any]:
     """What a curve says of where it comes from: no path of the machine."""
     return {
         "source": video.link or video.path.name,
@@ -91,35 +93,25 @@ def about(trained: Trained, video: Video) -> dict[str, Any]:
         "run": trained.run.name,
         "checkpoint": trained.checkpoint.name,
         "network": trained.config.name,
-        "sigmoids": trained.sigmoids.as_dict(),
+        "sigmoids": {read: trained.sigmoids[read].as_dict() for read in reads},
         "predicted": now(),
         "versions": versions(),
     }
 
 
-def _judges(
-    trained: Trained, model: nn.Module, video: Video, *, alone: bool, device: torch.device
-) -> dict[str, Callable[[dict[str, torch.Tensor]], np.ndarray]]:
-    """What turns stored arrays into probabilities: of all that is read, and of a modality where that means anything."""
-    specs = trained.classifier.encoder.inputs
-    modalities: dict[str, Sequence[str]] = {
-        "all": ("audio", "video") if video.modality == "both" else (video.modality,)
-    }
-    if alone and video.modality == "both":
-        modalities |= {"audio": ("audio",), "video": ("video",)}
+def _judge(
+    trained: Trained, model: nn.Module, read: ModalityChoice, *, device: torch.device
+) -> Callable[[dict[str, torch.Tensor]], np.ndarray]:
+    """Return what turns stored arrays into probabilities, of no more than is to be read of them."""
+    specs = pathways_of(trained.classifier.encoder.inputs, read)
+    to_inputs = Inputs(specs, trained.config.normalization, device)
 
-    def judge(chosen: Sequence[str]) -> Callable[[dict[str, torch.Tensor]], np.ndarray]:
-        read = {role: spec for role, spec in specs.items() if spec.modality in chosen}
-        to_inputs = Inputs(read, trained.config.normalization, device)
+    def probabilities(arrays: dict[str, torch.Tensor]) -> np.ndarray:
+        with torch.inference_mode():
+            return model(to_inputs(arrays)).double().softmax(1).cpu().numpy()  # type: ignore[no-any-return]
 
-        def probabilities(arrays: dict[str, torch.Tensor]) -> np.ndarray:
-            with torch.inference_mode():
-                return model(to_inputs(arrays)).double().softmax(1).cpu().numpy()  # type: ignore[no-any-return]
-
-        return probabilities
-
-    return {name: judge(chosen) for name, chosen in modalities.items()}
+    return probabilities
 
 
-def _said(trained: Trained, probabilities: np.ndarray) -> Said:
-    return Said(scores=trained.sigmoids(probabilities), probabilities=probabilities)
+def _said(trained: Trained, read: ModalityChoice, probabilities: np.ndarray) -> Said:
+    return Said(scores=trained.sigmoids[read](probabilities), probabilities=probabilities)

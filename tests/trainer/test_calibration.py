@@ -66,8 +66,10 @@ def test_classes_that_are_separated_or_absent_stay_finite_and_low_where_they_sho
 def test_a_run_keeps_the_sigmoids_of_its_best_checkpoint(runs):
     trained = open_trained(runs / "finetuned")
     assert trained.checkpoint == latest(runs / "finetuned", "best")
-    assert len(trained.sigmoids.offsets) == len(trained.labels)
-    assert trained.sigmoids == Sigmoids.of(read_state(trained.checkpoint)["sigmoids"])
+    (read, sigmoids), *alone = trained.sigmoids.items()
+    assert (read, alone) == ("both", [])  # it never had to do without one of the two
+    assert len(sigmoids.offsets) == len(trained.labels)
+    assert sigmoids == Sigmoids.of(read_state(trained.checkpoint)["sigmoids"]["both"])
     assert not trained.classifier.training
     with pytest.raises(UserError, match="let the run validate once"):
         _ = type(trained)(**{**vars(trained), "state": {}}).sigmoids

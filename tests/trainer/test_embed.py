@@ -121,7 +121,7 @@ def test_embeddings_and_probabilities_are_those_of_the_classifier_by_hand(done, 
             probabilities = trained.classifier(inputs).double().softmax(1).numpy()
         np.testing.assert_allclose(vectors_ND[rows], embedding, atol=1e-5)
         np.testing.assert_allclose(probabilities_NK[rows], probabilities, atol=1e-5)
-        np.testing.assert_allclose(scores_NK[rows], trained.sigmoids(probabilities), atol=1e-5)
+        np.testing.assert_allclose(scores_NK[rows], trained.sigmoids["both"](probabilities), atol=1e-5)
         assert [table["label"][row].as_py() for row in rows] == [labels[i] for i in batch["label"]]
 
 

@@ -21,7 +21,7 @@ from trainer.inputs import Inputs
 from trainer.loader import Loader
 from trainer.metrics import predict
 from trainer.models.classifier import Classifier
-from trainer.models.emotion import EmotionModel
+from trainer.models.emotion import EmotionModel, Sigmoid
 from trainer.models.folder import FolderError, open_folder
 from trainer.models.preprocess import source_of
 from trainer.models.presets import build_encoder, network_config
@@ -65,8 +65,11 @@ def random_model(network="slow-fast", *, scale=1.0, why_not_alone=None, **overri
         classifier,
         labels=["a", "b", "c", "d"],
         normalization=normalization,
-        slope=0.8,
-        offsets=[0.1, -0.2, 0.3, 0.0],
+        sigmoids={
+            "both": Sigmoid(0.8, [0.1, -0.2, 0.3, 0.0]),
+            "audio": Sigmoid(0.6, [0.2, -0.1, 0.0, 0.1]),
+            "video": Sigmoid(0.4, [0.0, 0.5, 0.3, -0.1]),
+        },
         why_not_alone=why_not_alone,
     )
     with torch.no_grad():  # logits of about 1, so that probabilities tell samples apart
@@ -136,7 +139,7 @@ def test_the_forms_say_of_stored_samples_what_evaluate_says(run, exported, sets)
         for form in (forms.read_pretrained(exported), forms.read_onnx(exported / "model.onnx")):
             own = form(samples)
             np.testing.assert_allclose(own["probabilities"].numpy(), said.probabilities, atol=1e-5)
-            np.testing.assert_allclose(own["scores"].numpy(), trained.sigmoids(said.probabilities), atol=1e-5)
+            np.testing.assert_allclose(own["scores"].numpy(), trained.sigmoids["both"](said.probabilities), atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
@@ -146,7 +149,7 @@ def test_scores_are_the_sigmoids_of_the_probabilities_however_sure_the_network_i
     with torch.no_grad():
         said = model(**samples)
         exact = model.classifier(model.preprocess(samples)).double().softmax(1)
-    scores = Sigmoids(slope=model.slope, offsets=model.offsets.tolist(), num_samples=0)(exact.numpy())
+    scores = Sigmoids(**model.sigmoids["audio"]._asdict(), num_samples=0)(exact.numpy())
     np.testing.assert_allclose(said["scores"].numpy(), scores, atol=1e-6)
     np.testing.assert_allclose(said["probabilities"].numpy(), exact.numpy(), atol=1e-6)
 
@@ -172,6 +175,8 @@ def test_a_modality_is_left_out_whole_or_not_at_all():
         inputs = model.preprocess(samples)
         expected = model.classifier({role: x for role, x in inputs.items() if role.startswith("video")}).softmax(1)
     assert torch.equal(alone["probabilities"], expected)
+    scores = Sigmoids(**model.sigmoids["video"]._asdict(), num_samples=0)(expected.double().numpy())
+    np.testing.assert_allclose(alone["scores"].numpy(), scores, atol=1e-6)
     with pytest.raises(ValueError, match=r"^mel_8k missing: the network reads frames, mel_32k, mel_8k$"):
         model(frames=samples["frames"], mel_32k=samples["mel_32k"])
     with pytest.raises(ValueError, match="missing"):
@@ -395,6 +400,11 @@ def block(**changes):
     return {"features": 4, "kernels": [3, 3, 3, 3, 3], "out_channels": 8} | changes
 
 
+def sigmoid(**changes):
+    """One as ``config.json`` holds it, altered."""
+    return {"slope": 1.0, "offsets": [0.0] * 4} | changes
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -402,9 +412,11 @@ def block(**changes):
         (lambda folder: {"format_version": 2}, "of format version 2, this software reads 1"),
         (lambda folder: {"labels": ["only"]}, "labels are not 2"),
         (lambda folder: {"labels": ["a", "b", "c", "d", "e"]}, "damaged or altered"),
-        (lambda folder: {"offsets": [0.0]}, "1 offsets for 4 classes"),
-        (lambda folder: {"slope": float("nan")}, "config.json holds NaN"),
-        (lambda folder: {"slope": "steep"}, "damaged or altered"),
+        (lambda folder: {"sigmoids": {"audio": sigmoid(offsets=[0.0])}}, "1 offsets for 4 classes"),
+        (lambda folder: {"sigmoids": {"audio": sigmoid(slope=float("nan"))}}, "config.json holds NaN"),
+        (lambda folder: {"sigmoids": {"audio": sigmoid(slope="steep")}}, "damaged or altered"),
+        (lambda folder: {"sigmoids": {"video": sigmoid()}}, "there is no sigmoid for audio"),
+        (lambda folder: {"sigmoids": [1.0]}, "damaged or altered"),
         (lambda folder: {"normalization": {}}, "it has no 'mel_32k'"),
         (lambda folder: {"normalization": {"mel_32k": {"mean": [0.0] * 9, "std": [1.0] * 9}}}, "of the 1 channels"),
         (lambda folder: {"network": network_of(folder, network="os.system")}, "--network os.system"),

@@ -2,21 +2,24 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from trainer import finetune, pretrain
 from trainer.batchnorm import reestimate
+from trainer.calibration import fit_sigmoids
 from trainer.checkpoint import latest, load_weights
 from trainer.inputs import Inputs
 from trainer.loader import Loader
 from trainer.metrics import predict
-from trainer.modalities import built_for, why_not_alone
+from trainer.modalities import built_for, may_read, why_not_alone
 from trainer.models.classifier import Classifier
 from trainer.models.presets import build_encoder, config_from_dict, network_config
 from trainer.order import Order
 from trainer.runs import read_config
 from trainer.shards import ShardSet
+from trainer.trained import open_trained
 
 TINY = ["--preset", "tiny", "--batch-size", "6", "--bn-batches", "2", "--init", "scratch"]
 CPU = torch.device("cpu")
@@ -101,6 +104,22 @@ def test_each_modality_alone_is_recognised_by_a_network_that_had_to_do_without_t
     to_inputs = Inputs(specs, config.normalization, CPU)
     batches = Loader(data, data.split("val"), members=to_inputs.members, order=Order(batch_size=6)).batches()
     assert predict(classifier, batches, to_inputs).accuracy > 0.5  # of three classes, told by colour and by pitch
+
+
+def test_what_either_says_alone_has_sigmoids_of_its_own(sets, dropped):
+    """Those of a network that read nothing else, fitted by hand."""
+    trained, data = open_trained(dropped), ShardSet.open(str(sets / "mved"))
+    assert list(trained.sigmoids) == may_read(trained.config) == ["both", "audio", "video"]
+    for read, sigmoids in trained.sigmoids.items():
+        specs = trained.classifier.encoder.inputs
+        specs = {role: spec for role, spec in specs.items() if read == "both" or spec.modality == read}
+        to_inputs = Inputs(specs, trained.config.normalization, CPU)
+        batches = Loader(data, data.split("val"), members=to_inputs.members, order=Order(batch_size=6)).batches()
+        said = predict(trained.classifier, batches, to_inputs)
+        expected = fit_sigmoids(said.truth, said.probabilities)
+        np.testing.assert_allclose(sigmoids.offsets, expected.offsets, rtol=1e-3, atol=1e-3)
+        assert sigmoids.slope == pytest.approx(expected.slope, rel=1e-3)
+    assert len({sigmoids.slope for sigmoids in trained.sigmoids.values()}) == 3
 
 
 def test_one_that_always_had_both_is_not_asked_for_one(runs, dropped):

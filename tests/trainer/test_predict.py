@@ -22,6 +22,7 @@ from pipeline import media
 from pipeline.clips import ClipSpan
 from pipeline.prepare import Recipe, features
 from trainer import predict, videos
+from trainer.checkpoint import latest
 from trainer.inputs import Inputs
 from trainer.trained import open_trained
 
@@ -46,6 +47,12 @@ def run(runs, tmp_path_factory):
     config = json.loads((copy / "config.json").read_text())
     config["train"]["modality_dropout"] = 0.2
     (copy / "config.json").write_text(json.dumps(config))
+    path = latest(copy, "best") / "state.json"
+    state = json.loads(path.read_text())
+    for read, change in [("audio", 0.5), ("video", -0.5)]:
+        both = state["sigmoids"]["both"]
+        state["sigmoids"][read] = both | {"offsets": [offset + change for offset in both["offsets"]]}
+    path.write_text(json.dumps(state))
     return copy
 
 
@@ -77,8 +84,10 @@ def test_curve_json_tells_windows_scores_and_where_they_come_from(done, run):
     assert curve["verdict"]["label"] == max(mean, key=mean.get)
     assert (curve["title"], curve["source"], curve["run"]) == ("a song", "a song.mp4", run.name)
     assert curve["problems"] == []
-    assert curve["modalities_sigmoids"] == "fitted on sound and picture together"
-    assert "by sigmoids that were fitted on sound and picture together" in (done / "player.html").read_text()
+    assert curve["sigmoids"] == {read: one.as_dict() for read, one in open_trained(run).sigmoids.items()}
+    for read, one in open_trained(run).sigmoids.items():
+        said = curve if read == "both" else curve["modalities"][read]
+        np.testing.assert_allclose(said["scores"], one(np.array(said["probabilities"])), atol=1e-3)  # of six decimals
     assert str(run.parent) not in (done / "curve.json").read_text()
 
 
@@ -95,7 +104,7 @@ def test_a_windows_numbers_are_those_of_the_sample_that_a_shard_would_hold(done,
     probabilities = logits.double().softmax(1).numpy()
     curve = read_json(done)
     np.testing.assert_allclose(curve["probabilities"][2], probabilities[0], atol=1e-5)
-    np.testing.assert_allclose(curve["scores"][2], trained.sigmoids(probabilities)[0], atol=1e-5)
+    np.testing.assert_allclose(curve["scores"][2], trained.sigmoids["both"](probabilities)[0], atol=1e-5)
 
 
 def test_table_and_subtitles_say_the_same(done):
@@ -147,6 +156,9 @@ def test_a_video_without_sound_needs_a_run_that_can_do_without(run, runs, tmp_pa
     predict.main([str(mute), "--run", str(run), "--out", str(tmp_path / "out")])
     curve = read_json(tmp_path / "out")
     assert curve["read"] == "video"
+    video = open_trained(run).sigmoids["video"]
+    assert curve["sigmoids"] == {"video": video.as_dict()}
+    np.testing.assert_allclose(curve["scores"], video(np.array(curve["probabilities"])), atol=1e-3)
     assert curve["modalities_reason"] == "the video has video alone"
 
 

@@ -11,10 +11,10 @@ It needs torch and safetensors alone, and none of the code that trains::
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,15 @@ class _Unfilled(TorchFunctionMode):
         return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
 
 
+class Sigmoid(NamedTuple):
+    """What makes scores of log-odds (``trainer.calibration.Sigmoids``)."""
+
+    slope: float
+    """What they are multiplied by."""
+    offsets: Sequence[float]
+    """What is added, a number a class."""
+
+
 class EmotionModel(nn.Module):
     """Preprocessing, network, softmax and sigmoids in one module, in evaluation mode.
 
@@ -53,10 +62,16 @@ class EmotionModel(nn.Module):
         The network.
     normalization
         As ``Preprocess`` takes it.
-    slope, offsets
-        Of the sigmoids over log-odds: one, and a number a class (``trainer.calibration.Sigmoids``).
+    sigmoids
+        By what is read of a clip: all that the network reads, and ``audio`` and ``video`` where it may be asked about
+        either alone.
     why_not_alone
-        Why it must not be asked about sound or picture alone; None if it may be.
+        Why it must not be; None if it may be.
+
+    Raises
+    ------
+    ValueError
+        If a sigmoid is missing, or there are not as many labels and offsets as classes.
     """
 
     def __init__(
@@ -65,23 +80,31 @@ class EmotionModel(nn.Module):
         *,
         labels: Sequence[str],
         normalization: Moments,
-        slope: float,
-        offsets: Sequence[float],
+        sigmoids: Mapping[str, Sigmoid],
         why_not_alone: str | None,
         about: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         num_classes = classifier.head.out_features
-        if len(labels) != num_classes or len(offsets) != num_classes:
-            raise ValueError(f"{len(labels)} labels and {len(offsets)} offsets for {num_classes} classes")
+        if len(labels) != num_classes:
+            raise ValueError(f"{len(labels)} labels for {num_classes} classes")
         self.classifier = classifier
         self.preprocess = Preprocess(classifier.encoder.inputs, normalization)
         self.labels = list(labels)
         self.members = tuple(name for name in STORED if name in self.preprocess.members)  # in the order of ``forward``
-        self.slope, self.why_not_alone, self.about = float(slope), why_not_alone, dict(about or {})
-        self.offsets: Tensor
+        self.why_not_alone, self.about = why_not_alone, dict(about or {})
+        built = classifier.encoder.config.modality
+        may_read = (built, "audio", "video") if built == "both" and why_not_alone is None else (built,)
+        self.slopes = dict[str, float]()
+        for read in may_read:
+            if read not in sigmoids:
+                raise ValueError(f"there is no sigmoid for {read}")
+            slope, offsets = sigmoids[read]
+            if len(offsets) != num_classes:
+                raise ValueError(f"{len(offsets)} offsets for {num_classes} classes")
+            self.slopes[read] = float(slope)
+            self.register_buffer(f"offsets_{read}", torch.tensor(offsets, dtype=torch.float32), persistent=False)
         self.itself: Tensor
-        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.float32), persistent=False)
         self.register_buffer("itself", torch.eye(num_classes, dtype=torch.bool), persistent=False)
         self.eval()
 
@@ -123,9 +146,11 @@ class EmotionModel(nn.Module):
         others_BKK = logits_BK.unsqueeze(1).masked_fill(self.itself, -torch.inf)
         limit = math.log((1 - MIN_PROBABILITY) / MIN_PROBABILITY)
         odds_BK = (logits_BK - others_BKK.logsumexp(-1)).clamp(-limit, limit)
+        modalities = {STORED[name].modality for name in stored}
+        read = "both" if len(modalities) == 2 else modalities.pop()
         return {
             "probabilities": logits_BK.softmax(-1),
-            "scores": torch.sigmoid(self.slope * odds_BK + self.offsets),
+            "scores": torch.sigmoid(self.slopes[read] * odds_BK + self.get_buffer(f"offsets_{read}")),
         }
 
     def _check(self, stored: dict[str, Tensor]) -> None:
@@ -151,6 +176,13 @@ class EmotionModel(nn.Module):
         if absent and self.why_not_alone:
             raise ValueError(f"{', '.join(missing)} missing: {self.why_not_alone}")
 
+    @property
+    def sigmoids(self) -> dict[str, Sigmoid]:
+        """What it was given."""
+        return {
+            read: Sigmoid(slope, self.get_buffer(f"offsets_{read}").tolist()) for read, slope in self.slopes.items()
+        }
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``model.safetensors`` and ``config.json`` into a folder, which is made if need be."""
         moments = {
@@ -161,8 +193,7 @@ class EmotionModel(nn.Module):
             labels=self.labels,
             network=asdict(self.classifier.encoder.config),
             normalization=moments,
-            slope=self.slope,
-            offsets=self.offsets.tolist(),
+            sigmoids={read: one._asdict() for read, one in self.sigmoids.items()},
             why_not_alone=self.why_not_alone,
             about=self.about,
         )
@@ -192,8 +223,7 @@ class EmotionModel(nn.Module):
                 classifier,
                 labels=contents.labels,
                 normalization=contents.normalization,
-                slope=contents.slope,
-                offsets=contents.offsets,
+                sigmoids={read: Sigmoid(one["slope"], one["offsets"]) for read, one in contents.sigmoids.items()},
                 why_not_alone=contents.why_not_alone,
                 about=contents.about,
             )

@@ -44,9 +44,8 @@ class Contents:
     """As ``trainer.models.presets.config_from_dict`` reads it."""
     normalization: dict[str, dict[str, list[float]]]
     """As ``trainer.models.preprocess.Preprocess`` takes it."""
-    slope: float
-    """Of the sigmoids."""
-    offsets: list[float]
+    sigmoids: dict[str, dict[str, Any]]
+    """``slope`` and ``offsets`` by what is read of a clip, as ``trainer.models.emotion.EmotionModel`` takes them."""
     why_not_alone: str | None
     about: dict[str, Any]
     """What is told of it and never computed with."""
@@ -55,7 +54,7 @@ class Contents:
         """Refuse what others may have written to have something huge built, or nonsense computed."""
         if not 2 <= len(self.labels) <= MAX_CLASSES or not all(isinstance(label, str) for label in self.labels):
             raise ValueError(f"its labels are not 2 to {MAX_CLASSES} names")
-        if not all(map(math.isfinite, [self.slope, *self.offsets])):
+        if not all(map(math.isfinite, (n for one in self.sigmoids.values() for n in (one["slope"], *one["offsets"])))):
             raise ValueError("its sigmoids are not finite")
         if not isinstance(self.about, dict) or not isinstance(self.why_not_alone, str | None):
             raise ValueError("its texts are no texts")
