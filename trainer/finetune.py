@@ -294,11 +294,10 @@ def train(
                 if best is None or (now["accuracy"], -now["loss"]) > (best["accuracy"], -best["loss"]):
                     best = now
                     by_read = {everything: said} | {read: said_of(read) for read in alone}
-                    fitted_by = {
-                        read: fit_sigmoids(those.truth, those.probabilities).as_dict()
-                        for read, those in by_read.items()
+                    sigmoids = {
+                        read: fit_sigmoids(told.truth, told.probabilities).as_dict() for read, told in by_read.items()
                     }
-                    state = {"batchnorm_reestimated": reestimated, "validation": now, "sigmoids": fitted_by}
+                    state = {"batchnorm_reestimated": reestimated, "validation": now, "sigmoids": sigmoids}
                     checkpoint.save(run, judged, step=step, state=state, series="best", ranks=ranks)
                 if done and cfg.folds and ranks.leads:
                     keep_held_out(part, said, labels)

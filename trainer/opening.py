@@ -106,8 +106,19 @@ def initialise(init: Mapping[str, Any], **modules: nn.Module) -> str:
     ----------
     **modules
         By their names in the run's model.
+
+    Raises
+    ------
+    UserError
+        If another run, or another step of it, stands there than when ``init`` was noted: a run that is taken up before
+        its first checkpoint would go on as one that was begun otherwise.
     """
-    found = _best_or_last(Path(init["run"]))
+    source = Path(init["run"])
+    found, noted = _best_or_last(source), init_record(source) or {}
+    if any(init.get(name, value) != value for name, value in noted.items()):  # earlier releases noted less
+        raise UserError(
+            f"{source} no longer holds the weights this run began with, of step {init['step']}; begin another"
+        )
     loaded = [load_weights(found, module, prefix=f"{name}.") for name, module in modules.items()]
     tensors, values = (sum(counts) for counts in zip(*loaded, strict=True))
     which = ", the best by its probe" if found.name.startswith("best") else ""

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,21 @@ def test_resuming_without_a_checkpoint_starts_at_the_beginning(sets, tmp_path):
         path.unlink() if path.is_file() else path.rmdir()
     pretrain.main(["--out", str(run), "--resume"])
     assert curve(run) == first
+
+
+def test_without_a_checkpoint_only_the_weights_it_began_with_will_do(sets, tmp_path, refused):
+    source, run = tmp_path / "pretrained", tmp_path / "run"
+    pretrain.main(["--shards", str(sets / "unlabeled"), "--out", str(source), "--max-steps", "1", *PLAIN])
+    begun = [*SHORT[:6], "--init", str(source), "--max-steps", "1"]
+    finetune.main(["--shards", str(sets / "mved"), "--out", str(run), *begun])
+    first = curve(run)
+    shutil.rmtree(run / "checkpoints")
+    finetune.main(["--out", str(run), "--resume"])
+    assert curve(run) == first
+    shutil.rmtree(run / "checkpoints")
+    pretrain.main(["--out", str(source), "--resume", "--max-steps", "2"])
+    line = refused(finetune.main, "--out", run, "--resume")
+    assert f"{source} no longer holds the weights this run began with, of step 1; begin another" in line
 
 
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(sets, tmp_path, capsys):
