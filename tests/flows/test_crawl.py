@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+import re
 import sqlite3
 import subprocess
 import time
@@ -250,8 +251,9 @@ def test_licence_exclusion_retry_and_clips_that_are_not_kept(crawled, site, tmp_
     assert (code, text) == (1, "0 kept, 4 rejected, 0 failed; excluded 4\n"), err
     details = {row["source_id"]: row["detail"] for row in index(tmp_path / "other").values()}
     assert details["catalogue:good-1"].endswith("holds this video")
-    # The playlist's page of the same recording is another video by its link, and the same one by its sound.
-    assert " as in " in details[site.page("good-3")]
+    # The playlist's page of the same recording is another video by its link, and the same one by its sound; or by its
+    # bytes, where the site's port happens to have a clip drawn that begins with the same frame.
+    assert re.search(" as in |holds this file$", details[site.page("good-3")])
 
 
 @pytest.mark.slow
