@@ -256,6 +256,7 @@ def train(
             )
         return Predictions.of(told)
 
+    everything, *alone = may_read(config)
     model.train()
     if last is None and (cfg.freeze or num_probing or cfg.modality_dropout):
         with fabric.autocast():
@@ -285,7 +286,6 @@ def train(
                     with fabric.autocast():
                         reestimated |= reestimate(judged, training_inputs(), ranks)
                     classifier.mean_embedding.copy_(judged.mean_embedding)
-                everything, *alone = may_read(config)
                 said = said_of(everything)
                 scores = score(said.truth, said.probabilities, labels)
                 now = {"step": step, "accuracy": said.accuracy, "loss": said.loss}

@@ -1,5 +1,6 @@
 """Sound alone, pictures alone: what is built for a set that has no more, and what may be left out of a network."""
 
+from trainer.models import encoder
 from trainer.models.encoder import ModalityChoice
 from trainer.models.preprocess import Specs
 from trainer.runs import RunConfig
@@ -39,8 +40,7 @@ def why_not_alone(config: RunConfig) -> str | None:
 
 def may_read(config: RunConfig) -> list[ModalityChoice]:
     """Return what a run may be asked about: all that its network reads, and sound and picture alone where it may."""
-    built: ModalityChoice = config.network["modality"]
-    return [built] if why_not_alone(config) else [built, "audio", "video"]
+    return encoder.may_read(config.network["modality"], alone=why_not_alone(config) is None)
 
 
 def pathways_of(specs: Specs, read: ModalityChoice) -> Specs:

@@ -1,12 +1,13 @@
 """From a video to its curve: windows read one after the other, judged in small batches, and forgotten."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from trainer.calibration import Sigmoids
 from trainer.curve import Curve, Said
 from trainer.files import now
 from trainer.inputs import Inputs
@@ -54,7 +55,8 @@ def watch(
     """
     reason = why_not_alone(trained.config)
     alone: list[ModalityChoice] = ["audio", "video"] if video.modality == "both" and reason is None else []
-    judges = {read: _judge(trained, model, read, device=device) for read in (video.modality, *alone)}
+    sigmoids = {read: trained.sigmoids[read] for read in (video.modality, *alone)}
+    judges = {read: _judge(trained, model, read, device=device) for read in sigmoids}
     stills, starts_s, end_s, problems = Stills(), list[float](), 0.0, list[str]()
     rows: dict[ModalityChoice, list[np.ndarray]] = {read: [] for read in judges}
     for batch in read_batches(video, problems, recipe=trained.config.recipe, every_s=every_s, batch_size=batch_size):
@@ -69,7 +71,7 @@ def watch(
         seen(len(batch))
     for problem in problems:
         warn(problem)
-    said = {read: _said(trained, read, np.concatenate(parts)) for read, parts in rows.items()}
+    said = {read: _said(sigmoids[read], np.concatenate(parts)) for read, parts in rows.items()}
     curve = Curve(
         labels=trained.labels,
         title=video.title,
@@ -80,12 +82,12 @@ def watch(
         said=said[video.modality],
         alone={read: said[read] for read in alone},
         why_not_alone=reason if video.modality == "both" else f"the video has {video.modality} alone",
-        about=about(trained, video, list(judges)) | {"problems": problems},
+        about=about(trained, video, sigmoids) | {"problems": problems},
     )
     return curve, stills.kept
 
 
-def about(trained: Trained, video: Video, reads: Sequence[ModalityChoice]) -> dict[str, Any]:
+def about(trained: Trained, video: Video, sigmoids: Mapping[ModalityChoice, Sigmoids]) -> dict[str, Any]:
     """What a curve says of where it comes from: no path of the machine."""
     return {
         "source": video.link or video.path.name,
@@ -93,7 +95,7 @@ def about(trained: Trained, video: Video, reads: Sequence[ModalityChoice]) -> di
         "run": trained.run.name,
         "checkpoint": trained.checkpoint.name,
         "network": trained.config.name,
-        "sigmoids": {read: trained.sigmoids[read].as_dict() for read in reads},
+        "sigmoids": {read: one.as_dict() for read, one in sigmoids.items()},
         "predicted": now(),
         "versions": versions(),
     }
@@ -108,10 +110,11 @@ def _judge(
 
     def probabilities(arrays: dict[str, torch.Tensor]) -> np.ndarray:
         with torch.inference_mode():
-            return model(to_inputs(arrays)).double().softmax(1).cpu().numpy()  # type: ignore[no-any-return]
+            logits_BK: torch.Tensor = model(to_inputs(arrays))
+            return np.asarray(logits_BK.double().softmax(1).cpu())
 
     return probabilities
 
 
-def _said(trained: Trained, read: ModalityChoice, probabilities: np.ndarray) -> Said:
-    return Said(scores=trained.sigmoids[read](probabilities), probabilities=probabilities)
+def _said(sigmoids: Sigmoids, probabilities: np.ndarray) -> Said:
+    return Said(scores=sigmoids(probabilities), probabilities=probabilities)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.build_shards import run
+from tests.disks import mounted, resize
 from tests.flows.command import Command, fingerprint, finish
 
 
@@ -183,12 +184,7 @@ def test_a_damaged_set_is_one_line_with_the_mend(built, videos, tmp_path, capsys
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_in_mid_build_is_told_with_both_places_and_no_traceback(videos, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("only root may mount a disk")
-    try:
+    with mounted(tmp_path / "small", size="2m") as small:
         words = ("--source", str(videos), "--labels", "mved", "--out", str(small / "set"), "--workers", "2")
         code, out, err = finish(*words)
         assert (code, out) == (2, ""), err
@@ -196,10 +192,8 @@ def test_a_disk_that_is_full_in_mid_build_is_told_with_both_places_and_no_traceb
         (line,) = [line for line in err.splitlines() if line.startswith("build-shards: ")]
         assert f"No space left on device, on the disk of --out {small / 'set'}, or of the folder for temp" in line
         assert line.endswith("nothing is lost: once that is mended, the same command goes on")
-        subprocess.run(["mount", "-o", "remount,size=500m", str(small)], check=True)
+        resize(small, "500m")
         assert finish(*words)[0] == 0
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
 
 
 def _placed(words, folder):

@@ -7,7 +7,6 @@ import hashlib
 import random
 import re
 import sqlite3
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from tests.catalogue.media import recording, recordings
 from tests.catalogue.site import PLUGINS, Catalogue, Video
 from tests.catalogue.soak import CREATIVE_COMMONS, build, library
+from tests.disks import mounted, resize
 from tests.flows.command import Command, fingerprint, finish
 
 FAULTS = {
@@ -259,12 +259,7 @@ def test_licence_exclusion_retry_and_clips_that_are_not_kept(crawled, site, tmp_
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_costs_no_candidate(site, tmp_path):
     """The store on a disk of its own that is too small; made larger, the crawl goes on."""
-    disk = tmp_path / "store"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("only root may mount a disk")
-    try:
+    with mounted(tmp_path / "store", size="1500k") as disk:
         words = crawl_words(tmp_path, "search:glad song", site.page("good-3"))
         code, text, err = finish(*words, **site.environment)
         assert (code, text) == (2, ""), err
@@ -272,11 +267,9 @@ def test_a_full_disk_is_one_line_and_costs_no_candidate(site, tmp_path):
         (line,) = [line for line in err.splitlines() if line.startswith("build-shards: ")]
         assert "No space left on device" in line or "disk is full" in line
         assert {state for state, _, _ in states(disk).values()} <= {"queued", "fetched", "kept"}
-        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+        resize(disk, "100m")
         code, text, err = finish(*words, **site.environment)
         assert (code, text) == (0, "4 kept, 0 rejected, 0 failed\n"), err
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.slow

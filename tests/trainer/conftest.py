@@ -139,6 +139,18 @@ def make_set() -> Callable[..., Path]:
     return lambda root, **spec: write_set(root, SetSpec(**spec))
 
 
+@pytest.fixture
+def unsplit(make_set: Callable[..., Path], tmp_path: Path) -> Path:
+    """Eight sounds of four source groups and two classes, none of them set aside for validation."""
+    return make_set(
+        tmp_path / "set",
+        splits={"train": [0, 1] * 4},
+        modality="audio",
+        groups=lambda split, i: f"g{i // 2}",
+        labels=["a", "b"],
+    )
+
+
 @pytest.fixture(scope="session")
 def rewrite_record() -> Callable[..., None]:
     """Write a shard's commit record anew, from the tar as it is now: ``rewrite_record(parquet, version=...)``."""

@@ -73,16 +73,9 @@ def test_auto_warns_and_starts_from_scratch_where_nothing_fits(runs, sets, tmp_p
     assert read_config(tmp_path / "run").init is None
 
 
-def test_without_a_val_split_whole_source_groups_are_drawn_and_said(make_set, tmp_path, capsys):
-    root = make_set(
-        tmp_path / "set",
-        splits={"train": [0, 1] * 4},
-        modality="audio",
-        groups=lambda split, i: f"g{i // 2}",
-        labels=["a", "b"],
-    )
+def test_without_a_val_split_whole_source_groups_are_drawn_and_said(unsplit, tmp_path, capsys):
     flags = ["--modality", "audio", "--max-steps", "1", "--init", "scratch", "--val-fraction", "0.25"]
-    finetune.main(["--shards", str(root), "--out", str(tmp_path / "run"), *flags, *TINY])
+    finetune.main(["--shards", str(unsplit), "--out", str(tmp_path / "run"), *flags, *TINY])
     out = capsys.readouterr().out
     assert "data: 6 training samples" in out
     assert "validation: 2 samples of 1 source groups drawn from train" in out

@@ -96,18 +96,11 @@ def test_groups_seen_in_pretraining_are_named_and_the_rest_is_scored_without_the
     assert "2 of the 6 source groups of split test were trained on by the run it starts from" in capsys.readouterr().err
 
 
-def test_groups_drawn_from_train_to_validate_on_count_as_seen(make_set, tmp_path, capsys):
-    root = make_set(
-        tmp_path / "set",
-        splits={"train": [0, 1] * 4},
-        modality="audio",
-        groups=lambda split, i: f"g{i // 2}",
-        labels=["a", "b"],
-    )
+def test_groups_drawn_from_train_to_validate_on_count_as_seen(unsplit, tmp_path, capsys):
     short = ["--preset", "tiny", "--batch-size", "2", "--max-steps", "1", "--init", "scratch", "--val-fraction", "0.25"]
     run = tmp_path / "run"
-    finetune.main(["--shards", str(root), "--out", str(run), *short])
-    evaluate.main(["--run", str(run), "--shards", str(root), "--split", "train", "--bootstrap", "100"])
+    finetune.main(["--shards", str(unsplit), "--out", str(run), *short])
+    evaluate.main(["--run", str(run), "--shards", str(unsplit), "--split", "train", "--bootstrap", "100"])
     told = metrics(run)
     assert [(one["groups"], one["chosen_by"]) for one in told["leaks"]] == [(3, 1)]
     assert (told["leaked_groups"], told["without_leaked"]) == (4, None)

@@ -2,10 +2,10 @@
 
 import json
 import shutil
-import subprocess
 
 import pytest
 
+from tests.disks import mounted, resize
 from trainer import finetune, pretrain, record
 from trainer.checkpoint import latest
 
@@ -15,17 +15,8 @@ ROOM = 300_000  # bytes: for logs and a picture, not for a checkpoint
 
 @pytest.fixture
 def disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("only root may mount a disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def resize(disk, num_bytes):
-    subprocess.run(["mount", "-o", f"remount,size={num_bytes}", str(disk)], check=True)
+    with mounted(tmp_path / "disk", size="100m") as folder:
+        yield folder
 
 
 def curve(run):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from trainer.models.classifier import Classifier
+from trainer.models.encoder import may_read
 from trainer.models.folder import Contents, open_folder, write_folder
 from trainer.models.preprocess import STORED, Moments, Preprocess, stored_shape
 from trainer.models.presets import build_encoder, config_from_dict
@@ -93,10 +94,8 @@ class EmotionModel(nn.Module):
         self.labels = list(labels)
         self.members = tuple(name for name in STORED if name in self.preprocess.members)  # in the order of ``forward``
         self.why_not_alone, self.about = why_not_alone, dict(about or {})
-        built = classifier.encoder.config.modality
-        may_read = (built, "audio", "video") if built == "both" and why_not_alone is None else (built,)
         self.slopes = dict[str, float]()
-        for read in may_read:
+        for read in may_read(classifier.encoder.config.modality, alone=why_not_alone is None):
             if read not in sigmoids:
                 raise ValueError(f"there is no sigmoid for {read}")
             slope, offsets = sigmoids[read]

@@ -18,6 +18,11 @@ Maps = dict[str, Tensor]
 """Feature maps, inputs or latents by role; (B, C, T, H, W) for video, (B, C, M, T) for audio."""
 
 
+def may_read(built: ModalityChoice, *, alone: bool) -> list[ModalityChoice]:
+    """Return what may be read of a clip: all that is built, and sound and picture ``alone`` where that is both."""
+    return [built, "audio", "video"] if built == "both" and alone else [built]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """What the two networks' configurations share."""
