@@ -135,7 +135,9 @@ def ended(client: httpx.Client, address: str) -> dict[str, Any]:
 def kept(served: Served) -> list[Path]:
     """Files of uploads and results that lie on the disk."""
     (root,) = (served.log.parent / "scratch").iterdir()
-    return [path for path in root.glob("server-*/[0-9]*/**/*") if path.is_file()]
+    jobs = root.glob("server-*/[0-9]*")
+    # A walk passes over what the server deletes meanwhile, where a glob would stop.
+    return sorted(Path(folder, name) for job in jobs for folder, _, names in os.walk(job) for name in names)
 
 
 @pytest.fixture(scope="module")
