@@ -9,6 +9,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -309,8 +310,7 @@ def test_two_hundred_candidates_killed_ten_times_end_as_an_unbroken_crawl_does(m
         expected = soak.expected_by_link(site)
     for name in ("whole", "broken"):
         rows = index(tmp_path / name)
-        found = {row["link"]: row["code"] or row["status"] for row in rows.values()}
-        assert found == expected
+        assert outcomes(rows.values()) == expected
         assert {video: code or state for video, (state, code, _) in states(tmp_path / name / "store").items()} == {
             source_id: row["code"] or row["status"] for source_id, row in rows.items()
         }
@@ -320,6 +320,25 @@ def test_two_hundred_candidates_killed_ten_times_end_as_an_unbroken_crawl_does(m
         for run in ("whole", "broken")
     )
     assert one == other
+
+
+def outcomes(rows: Collection[Mapping[str, object]]) -> dict[str, object]:
+    """``kept`` or the code, by link.
+
+    The clip of a link that no plugin knows is drawn by its address, the site's port included: at one port in forty, two
+    clips of one recording begin at the same millisecond. They are the same bytes, and the later is rightly a duplicate;
+    the catalogue, which knows no port, expects it to be kept.
+    """
+    kept = {row["key"]: row for row in rows if row["status"] == "kept"}
+    return {row["link"]: "kept" if is_copy(row, kept) else row["code"] or row["status"] for row in rows}
+
+
+def is_copy(row: Mapping[str, object], kept: Mapping[object, Mapping[str, object]]) -> bool:
+    """Whether it is a duplicate by its bytes and its place in the video, of a clip that is kept."""
+    if row["code"] != "duplicate":
+        return False
+    other = kept[row["duplicate_of"]]
+    return (row["sha256"], row["start_s"]) == (other["sha256"], other["start_s"])
 
 
 def killed_after(running: Command, site: Catalogue, num_requests: int) -> bool:
