@@ -107,6 +107,7 @@ class Session:
         except (self._yt_dlp.cookies.CookieLoadError, self._yt_dlp.utils.YoutubeDLError) as error:
             told = str(error).splitlines()[0].removeprefix("ERROR: ")
             raise UserError(f"--cookies, --cookies-from-browser: {told}") from error
+        self._budget: Budget | None = None  # of what is under way
         self._left_bytes = 0  # that answers may hold once they are unpacked; the proxy sees them packed
         self._section: ClipSpan | None = None
         self._headers: dict[str, str] = {}
@@ -145,7 +146,10 @@ class Session:
             self._ydl.params["extract_flat"] = "in_playlist"
             try:
                 listed = self._ydl.extract_info(request, download=False)
-                return list(self._videos(listed, budget, depth=1))
+                videos = list(self._videos(listed, budget, depth=1))
+                if not videos and budget.last_failure is not None:
+                    raise budget.last_failure
+                return videos
             finally:
                 self._ydl.params["extract_flat"] = False
 
@@ -222,10 +226,10 @@ class Session:
             self._ydl.format_selector = self._ydl.build_format_selector(self._ydl.params["format"])
             info = self._ydl.extract_info(link, download=False)
             _require_whole(budget)
-        if info and "entries" in info:  # a page with several videos stands for its first
-            info = next((entry for entry in info["entries"] if entry), None)
-        if not info:
-            raise RejectedError("unavailable", "the page holds no video")
+            if info and "entries" in info:  # a page with several videos stands for its first
+                info = next((entry for entry in info["entries"] if entry), None)
+            if not info:
+                raise budget.last_failure or RejectedError("unavailable", "the page holds no video")
         self._page = (link, modality, info)
         return info  # type: ignore[no-any-return]  # yt-dlp has no types
 
@@ -288,8 +292,10 @@ class Session:
             def urlopen(self, req: Any) -> Any:
                 try:
                     return session._counted(super().urlopen(req))
-                except yt_dlp.networking.exceptions.HTTPError as error:
-                    session._counted(error.response)
+                except yt_dlp.networking.exceptions.RequestError as error:
+                    if isinstance(error, yt_dlp.networking.exceptions.HTTPError):
+                        session._counted(error.response)
+                    session._failed(error)
                     raise
 
             def dl(self, name: str, info: dict[str, Any], subtitle: bool = False, test: bool = False) -> Any:
@@ -351,7 +357,11 @@ class Session:
         read = response.read
 
         def counted(amount: int | None = None) -> bytes:
-            data: bytes = read(self._left_bytes + 1 if amount is None else amount)
+            try:
+                data: bytes = read(self._left_bytes + 1 if amount is None else amount)
+            except self._yt_dlp.networking.exceptions.RequestError as error:
+                self._failed(error)
+                raise
             self._left_bytes -= len(data)
             if self._left_bytes < 0:
                 raise RejectedError("too-large", "it unpacks to more bytes than may be fetched")
@@ -360,8 +370,12 @@ class Session:
         response.read = counted
         return response
 
+    def _failed(self, error: Exception) -> None:
+        if self._budget is not None:
+            self._budget.last_failure = error
+
     def _judging(self, budget: Budget) -> Any:
-        self._left_bytes = budget.limits.max_bytes
+        self._budget, self._left_bytes = budget, budget.limits.max_bytes
         return _Judge(budget)
 
 

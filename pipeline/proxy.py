@@ -60,6 +60,8 @@ class Budget:
     """A line for each time that no connection could be made: to a site, or to the user's own proxy on the way there."""
     answers: list[Answer] = field(default_factory=list)
     """One for each relayed request."""
+    last_failure: Exception | None = None
+    """Of what yt-dlp asked for itself, and may have passed over, in hope to do without."""
 
 
 class _UnservedError(Exception):

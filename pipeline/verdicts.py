@@ -30,6 +30,7 @@ _BY_WORDS: tuple[tuple[str, str], ...] = (
     (r"removed|deleted|no longer available|unavailable|not available|does not exist|no video formats", "unavailable"),
     (r"connection (was )?(reset|broken)|incomplete ?read|broken pipe|remote end closed|ended early", "network"),
 )
+_NOTHING = r"unsupported url|no suitable extractor|no video formats|requested format is not available"
 _BY_STATUS = {
     401: "login",
     403: "forbidden",
@@ -63,6 +64,8 @@ def verdict(error: BaseException, budget: Budget) -> Exception:
     if isinstance(error, SiteError):
         return error  # judged already, where the file was looked into
     decoded = isinstance(error, RejectedError)  # what came was looked into
+    if budget.last_failure is not None and not decoded and _found_nothing(error):
+        error = budget.last_failure
     chain = list(_chain(error))
     told = [answer for answer in budget.answers if answer.error is not None]
     of_answer = [link for answer in told[-1:] for link in _chain(answer.error)]
@@ -113,6 +116,15 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         yield link
         exc_info = getattr(link, "exc_info", None)
         waiting += [getattr(link, "cause", None), exc_info[1] if exc_info else None, link.__cause__, link.__context__]
+
+
+def _found_nothing(error: BaseException) -> bool:
+    """Whether nobody says why there is no video: then what was passed over on the way there does."""
+    chain = list(_chain(error))
+    if _status(chain)[0] is not None or any(_is_of_network(link) for link in chain):
+        return False
+    words = _words(chain)
+    return re.search(_NOTHING, words) is not None or not any(re.search(pattern, words) for pattern, _ in _BY_WORDS)
 
 
 def _words(chain: list[BaseException]) -> str:

@@ -29,7 +29,7 @@ import pytest
 
 from pipeline.clips import ClipSpan
 from pipeline.crawl import Access, Session, _words
-from pipeline.errors import RejectedError, SiteError
+from pipeline.errors import RateLimitedError, RejectedError, SiteError
 from pipeline.media import ffmpeg_exe
 from pipeline.schema import CODES
 from pipeline.text import clean_text
@@ -462,6 +462,75 @@ def test_links_into_this_machine_and_its_network_are_refused_before_anything_con
             assert detail == f"{known_as} is a private address; --allow-private lets such links pass"
     assert inside.connections == 0
     assert {address[1] for address in targets} == {int(strict._proxy.url.rpartition(":")[2])}
+
+
+# --- what yt-dlp passes over ---------------------------------------------------------------------------------------
+
+
+def breaks_off(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/vnd.apple.mpegurl")
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"#EXTM3U\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (sends("slow down", "text/plain", 429), "rate-limited"),
+        (sends("", "text/plain", 503), "network"),
+        (sends("", "text/plain", 403), "forbidden"),
+        (missing, "unavailable"),
+        (breaks_off, "network"),
+    ],
+    ids=["429", "503", "403", "404", "cut off"],
+)
+def test_a_playlist_that_fails_behind_a_page_is_the_reason_and_not_that_the_page_holds_nothing(
+    session: Session, site: Site, answer: Answer, code: str
+) -> None:
+    """yt-dlp warns of the playlist, goes on, and then calls the page's address unsupported."""
+    site.pages["/list.m3u8"] = answer
+    body = f'<html><head><title>a</title></head><body><video><source src="{site.url}/list.m3u8"></video></body></html>'
+    site.pages["/with-playlist"] = sends(body, "text/html")
+    with pytest.raises((RejectedError, RateLimitedError)) as caught:
+        session.resolve(f"{site.url}/with-playlist", "both")
+    assert "/list.m3u8" in site.seen
+    told = caught.value
+    assert (told.code if isinstance(told, RejectedError) else "rate-limited") == code
+    assert "Unsupported URL" not in str(told)
+
+
+@pytest.mark.parametrize("method", ["entries", "resolve"])
+def test_a_list_that_is_empty_since_its_site_has_enough_is_none(
+    session: Session, site: Site, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def listed(link: str, *, download: bool) -> dict[str, object]:
+        """As extractors do that can go on without a part."""
+        with contextlib.suppress(Exception):
+            session._ydl.urlopen(f"{site.url}/first-part")
+        return {"_type": "playlist", "entries": []}
+
+    def ask() -> object:
+        return session.entries(site.url) if method == "entries" else session.resolve(site.url, "both")
+
+    monkeypatch.setattr(session._ydl, "extract_info", listed)
+    site.pages["/first-part"] = sends("slow down", "text/plain", 429)
+    with pytest.raises(RateLimitedError):
+        ask()
+    site.pages["/first-part"] = sends("nothing yet", "text/plain")
+    if method == "entries":
+        assert ask() == []
+    else:
+        with pytest.raises(RejectedError, match="holds no video"):
+            ask()
+
+
+def test_a_page_that_holds_nothing_stays_unsupported(session: Session, site: Site) -> None:
+    site.pages["/nothing"] = sends("<html><head><title>a</title></head><body>words</body></html>", "text/html")
+    with pytest.raises(RejectedError) as caught:
+        session.resolve(f"{site.url}/nothing", "both")
+    assert caught.value.code == "unsupported-link"
 
 
 # --- answers without end -------------------------------------------------------------------------------------------

@@ -142,6 +142,31 @@ def test_the_seconds_that_a_site_asks_to_wait_go_with_the_word(told, seconds):
     assert error.retry_after_s == seconds
 
 
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(http_error(429), "rate-limited"), (http_error(503), "network"), (TransportError("timed out"), "timeout")],
+)
+@pytest.mark.parametrize(
+    "words", ["Unsupported URL: https://a.org/x", "No video formats found!", "Unable to extract data"]
+)
+def test_what_was_passed_over_on_the_way_says_why_nothing_was_found(words, failure, code):
+    assert meaning(page_error(words), budget(last_failure=failure)) == code
+    assert meaning(page_error(words)) in ("unsupported-link", "unavailable")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (page_error("Private video. Sign in if you've been granted access to this video"), "private"),
+        (page_error("This video has been removed by the uploader"), "unavailable"),
+        (http_error(404), "unavailable"),
+        (TransportError("connection reset"), "network"),
+    ],
+)
+def test_what_was_passed_over_does_not_count_where_a_page_says_why(error, code):
+    assert meaning(error, budget(last_failure=http_error(429))) == code
+
+
 def test_a_429_without_the_header_names_no_time():
     error = verdict(http_error(429), budget())
     assert isinstance(error, RateLimitedError)
