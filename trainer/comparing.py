@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,30 @@ def read_compared(folder: Path, labels: Sequence[str], *, besides: Path) -> Comp
         told = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         about = {name: str(told[name]) for name in ("run", "checkpoint", "network")}
     except (FileNotFoundError, NotADirectoryError):
+        if (folder / "folds.json").is_file():
+            raise UserError(f"{flag}: no metrics.json there yet; train the other folds of that run first") from None
         raise UserError(
             f"{flag}: no metrics.json there; score that run first: python -m trainer.evaluate --run {folder}"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{flag}: metrics.json cannot be read ({one_line(error)}); score that run again") from None
     return Compared(folder=folder, about=about, said=read_predictions(folder / "predictions.csv", labels))
+
+
+def read_aligned(
+    folders: Sequence[str], labels: Sequence[str], keys: Sequence[str], truth: np.ndarray, *, besides: Path
+) -> list[Compared]:
+    """Read the results of runs that were scored before on these samples, in the order of these keys.
+
+    Raises
+    ------
+    UserError
+        As ``read_compared`` and ``same_samples`` say.
+    """
+    found = [read_compared(Path(name), labels, besides=besides) for name in folders]
+    return [
+        replace(one, said=same_samples(keys, truth, one.said, where=f"{one.folder}/predictions.csv")) for one in found
+    ]
 
 
 def same_samples(keys: Sequence[str], truth: np.ndarray, theirs: Predictions, *, where: str) -> Predictions:
@@ -137,3 +155,11 @@ def compare(
         "mcnemar": mcnemar(ours.predicted == ours.truth, theirs.predicted == theirs.truth),
         "mean_roc": mean_curve(theirs.truth, theirs.probabilities),
     }
+
+
+def in_words(against: dict[str, Any]) -> str:
+    """Tell of one that was compared with in a line; ``against`` is what ``metrics.json`` holds of it."""
+    difference, test = against["difference"]["accuracy"], against["mcnemar"]
+    span = difference["interval"]
+    between = f" (95% {span[0]:+.3f} to {span[1]:+.3f})" if span else ""
+    return f"against {against['run']}: accuracy {difference['value']:+.3f}{between}, McNemar p {test['p_value']:.3g}"

@@ -13,7 +13,7 @@ on the same samples before; its predictions are read, not made again.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from trainer.bootstrap import cluster_intervals
-from trainer.comparing import Compared, compare, read_compared, same_samples
+from trainer.comparing import Compared, compare, in_words, read_aligned
 from trainer.devices import Device, Precision, default_workers, describe, start_fabric
 from trainer.errors import UserError, one_line
 from trainer.files import now, require_folder, require_own, says, together
@@ -102,12 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels = data.class_names
     require_same(run, config, recipe=data.manifest.recipe, labels=labels)
     shards = data.split(cfg.split)
-    others = [read_compared(Path(name), labels, besides=out) for name in cfg.against]
-    truth = np.array(labels_of(shards))
-    others = [
-        replace(one, said=same_samples(keys_of(shards), truth, one.said, where=f"{one.folder}/predictions.csv"))
-        for one in others
-    ]
+    others = read_aligned(cfg.against, labels, keys_of(shards), np.array(labels_of(shards)), besides=out)
 
     # --- network
     fabric = start_fabric(cfg.precision, seed=0, device=cfg.device)
@@ -184,10 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"(rounded {scores['macro_f1_rounded']:.3f}), ROC-AUC {area}, n {scores['n']}"
     )
     for one in scores["against"]:
-        difference, test = one["difference"]["accuracy"], one["mcnemar"]
-        span = difference["interval"]
-        between = f" (95% {span[0]:+.3f} to {span[1]:+.3f})" if span else ""
-        say(f"against {one['run']}: accuracy {difference['value']:+.3f}{between}, McNemar p {test['p_value']:.3g}")
+        say(in_words(one))
     say(f"done: {out}/report.html, metrics.json, predictions.csv, pictures")
 
 

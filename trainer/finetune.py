@@ -7,6 +7,7 @@ Usage::
     python -m trainer.finetune --shards shards/mved --init scratch
     python -m trainer.finetune --shards shards/mved --recipe strong    # --recipe strong --help tells what that is
     python -m trainer.finetune --shards shards/mved --out runs/cross --folds 5
+    python -m trainer.finetune --out runs/cross --resume --against runs/plain    # two cross-validations compared
     python -m trainer.finetune --out runs/first --resume               # after a kill: the same losses as without it
 
 The default is the paper's plain recipe: cross-entropy, Adam, no augmentation. The checkpoint that is best on the
@@ -26,10 +27,11 @@ from trainer import checkpoint
 from trainer.augment import augmented
 from trainer.batchnorm import reestimate
 from trainer.calibration import fit_sigmoids
+from trainer.comparing import in_words
 from trainer.devices import default_workers, describe, refuse_wrong_gradients, start_fabric
 from trainer.ema import averaged
 from trainer.errors import UserError
-from trainer.folds import Part, divide, keep_held_out, open_folds, summarise, whole
+from trainer.folds import Part, divide, keep_held_out, open_folds, require_comparable, summarise, whole
 from trainer.inputs import Inputs, members_read, moments_read
 from trainer.loader import Loader, Place
 from trainer.losses import Losses
@@ -74,6 +76,8 @@ class Config(RecipeFlags):
     """Cross-validate: divide train and val into so many parts by source group, and hold each out of one run."""
     fold: int | Literal["all"] = "all"
     """Which of the folds to train, from 0; several may be trained at a time, each by a command of its own."""
+    against: tuple[str, ...] = ()
+    """Other cross-validations of the same samples, to compare with: their folders. With --folds alone."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the flag and the mend."""
@@ -83,6 +87,9 @@ class Config(RecipeFlags):
         require(self.folds is None or self.folds >= 2, f"--folds {self.folds}: give 2 or more")
         if self.fold != "all":
             require(0 <= self.fold < (self.folds or 0), f"--fold {self.fold}: give --folds, and one from 0 on below it")
+        if self.against:
+            mend = "give --folds too; of one run, python -m trainer.evaluate has --against"
+            require(self.folds is not None, f"--against {' '.join(self.against)}: {mend}")
 
 
 @entry
@@ -112,12 +119,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             say(f"next: python -m trainer.evaluate --run {run} --shards {cfg.shards} --split test")
         return
     parts = divide(run, data, num_folds=cfg.folds, fold=cfg.fold, seed=cfg.seed)
+    ranks.lead(lambda: require_comparable(run, data, cfg.against))
     ranks.lead(lambda: open_folds(run, data, asdict(cfg), resume=cfg.resume))
     again = f"--out {run}" if cfg.fold == "all" else f"--out {run} --fold {cfg.fold}"
     for part in parts:
         train(cfg, data, part, fabric, ranks, notes=notes, again=again)
     num_folds = cfg.folds
-    scores = ranks.lead(lambda: summarise(run, labels, num_folds=num_folds))
+    scores = ranks.lead(lambda: summarise(run, labels, num_folds=num_folds, against=cfg.against))
     if scores is None:
         say(f"{run}: other folds are to be trained yet; the last one done writes metrics.json")
         return
@@ -128,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"macro-F1 {scores['macro_f1']:.3f}, n {scores['n']}; "
         f"over folds {spread['mean']:.3f}, standard deviation {spread['sd']:.3f}"
     )
+    for one in scores["against"]:
+        say(in_words(one))
     say(f"done: {ranks.lead(lambda: write_page(run, run))}, metrics.json, predictions.csv")
 
 

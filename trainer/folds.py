@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.bootstrap import cluster_intervals
+from trainer.comparing import compare, read_aligned
 from trainer.errors import UserError
 from trainer.files import now, require_empty, require_folder, write_text
-from trainer.metrics import Predictions, score
+from trainer.metrics import Predictions, mean_curve, score
 from trainer.normalization import normalization_of
 from trainer.predictions import in_tar_order, read_predictions, write_predictions
 from trainer.runs import read_config, read_folds, require_same_flags, versions
-from trainer.shards import Shard, ShardSet, fingerprint, groups_of, labels_of, num_samples, select
+from trainer.shards import Shard, ShardSet, fingerprint, groups_of, keys_of, labels_of, num_samples, select
 from trainer.splits import draw_folds, draw_validation
 
 HELD_OUT = "held_out.csv"
@@ -53,6 +54,11 @@ def whole(run: Path, data: ShardSet, *, fraction: float, seed: int) -> Part:
     return Part(run, rest, val, words, data.manifest.normalization)
 
 
+def divided(data: ShardSet) -> list[Shard]:
+    """Return the shards that are divided: those of the train and val splits."""
+    return [shard for name in ("train", "val") if name in data.split_names for shard in data.split(name)]
+
+
 def divide(run: Path, data: ShardSet, *, num_folds: int, fold: int | str, seed: int) -> list[Part]:
     """Divide the train and val splits into folds; of a fold's run the rest is what it is trained and standardised on.
 
@@ -61,7 +67,7 @@ def divide(run: Path, data: ShardSet, *, num_folds: int, fold: int | str, seed: 
     fold
         ``all``, or the number of the one wanted, from 0.
     """
-    shards = [shard for name in ("train", "val") if name in data.split_names for shard in data.split(name)]
+    shards = divided(data)
     folds = draw_folds(labels_of(shards), groups_of(shards), num_folds=num_folds, seed=seed)
     parts = []
     for number in range(num_folds) if fold == "all" else [int(fold)]:
@@ -86,19 +92,31 @@ def open_folds(run: Path, data: ShardSet, flags: Mapping[str, Any], *, resume: b
     if (run / "config.json").exists():
         raise UserError(f"--out {run} is one run; of a cross-validation give the folder above its folds, and --fold")
     path = run / "folds.json"
-    divided = fingerprint(data.shards)
+    samples = fingerprint(data.shards)
     if path.exists():
         stored = read_folds(run)
         if not resume and flags["fold"] == "all":
             raise UserError(f"--out {run} exists already; add --resume to go on with it, or name another folder")
         require_same_flags(run, stored["train"], flags)
-        if stored["data"] != divided:
+        if stored["data"] != samples:
             raise UserError(f"{run} was begun on other samples than the set holds now; begin another run")
         return
     require_empty(run, but=(".folds.json",))
     run.mkdir(parents=True, exist_ok=True)
-    stored = {"train": dict(flags), "data": divided, "versions": versions(), "created": now()}
+    stored = {"train": dict(flags), "data": samples, "versions": versions(), "created": now()}
     write_text(path, json.dumps(stored, indent=2) + "\n")
+
+
+def require_comparable(run: Path, data: ShardSet, against: Sequence[str]) -> None:
+    """Refuse to be compared with what is not scored, or on other samples, before anything is trained.
+
+    Raises
+    ------
+    UserError
+        As ``trainer.comparing.read_aligned`` says.
+    """
+    shards = divided(data)
+    read_aligned(against, data.class_names, keys_of(shards), np.array(labels_of(shards)), besides=run)
 
 
 def keep_held_out(part: Part, said: Predictions, labels: Sequence[str]) -> None:
@@ -108,13 +126,21 @@ def keep_held_out(part: Part, said: Predictions, labels: Sequence[str]) -> None:
     hidden.replace(part.run / HELD_OUT)
 
 
-def summarise(run: Path, labels: Sequence[str], *, num_folds: int) -> dict[str, Any] | None:
+def summarise(
+    run: Path, labels: Sequence[str], *, num_folds: int, against: Sequence[str] = ()
+) -> dict[str, Any] | None:
     """Pool what every fold's run said of its held-out samples; nothing while one is missing.
+
+    Parameters
+    ----------
+    against
+        Folders of other cross-validations of the same samples; they may have been divided otherwise.
 
     Returns
     -------
     dict
-        Scores of all samples together, and under ``folds`` those of each fold with mean and standard deviation.
+        Scores of all samples together, under ``folds`` those of each fold with mean and standard deviation, and what
+        ``trainer.comparing.compare`` says of each one under ``against``.
     """
     paths = [run / f"fold-{number}" / HELD_OUT for number in range(num_folds)]
     if not all(path.is_file() for path in paths):
@@ -126,6 +152,7 @@ def summarise(run: Path, labels: Sequence[str], *, num_folds: int) -> dict[str, 
         probabilities=np.concatenate([said.probabilities for said in each]),
         groups=[group for said in each for group in said.groups],
     )
+    others = read_aligned(against, labels, pooled.keys, pooled.truth, besides=run)
     write_predictions(pooled, labels, run / "predictions.csv")
     scored = [score(said.truth, said.probabilities, labels) for said in each]
     scores = score(pooled.truth, pooled.probabilities, labels)
@@ -134,6 +161,8 @@ def summarise(run: Path, labels: Sequence[str], *, num_folds: int) -> dict[str, 
         "cluster_bootstrap": cluster_intervals(
             pooled.truth, pooled.probabilities, pooled.groups, resamples=RESAMPLES, seed=0
         ),
+        "mean_roc": mean_curve(pooled.truth, pooled.probabilities),
+        "against": [one.about | compare(pooled, one.said, labels, resamples=RESAMPLES, seed=0) for one in others],
         "run": str(run),
         "checkpoint": "the last of each fold",
         "network": read_config(run / "fold-0").name,

@@ -109,7 +109,6 @@ def evaluation_page(run: Path, scores: dict[str, Any], said: Predictions) -> str
         What ``predictions.csv`` holds.
     """
     config = read_config(run)
-    rocs = [chart for chart in (sections.roc_chart(said, scores), sections.mean_roc_chart(scores)) if chart]
     return render(
         "evaluation.html.j2",
         run=str(run),
@@ -124,7 +123,7 @@ def evaluation_page(run: Path, scores: dict[str, Any], said: Predictions) -> str
         test_samples=TEST_SAMPLES,
         confusion=sections.confusion_cells(scores["confusion"]),
         worst=sections.worst_confusions(said, scores["labels"]),
-        rocs=rocs,
+        rocs=sections.roc_charts(said, scores),
         reliability=sections.reliability_chart(scores),
         training=training_of(read_log(run)),
         tables=tables_of(config) | {"evaluation_versions": sections.settings(scores["versions"])},
@@ -134,18 +133,19 @@ def evaluation_page(run: Path, scores: dict[str, Any], said: Predictions) -> str
 def folds_page(run: Path, scores: dict[str, Any], said: Predictions) -> str:
     """Text of the page of a cross-validation, from what its ``metrics.json`` and ``predictions.csv`` hold."""
     folds = [run / f"fold-{number}" for number in range(len(scores["folds"]["n"]))]
-    config, roc = read_config(folds[0]), sections.roc_chart(said, scores)
+    config = read_config(folds[0])
+    scores = {"against": [], "mean_roc": None, "warnings": []} | scores  # the former are not known to earlier releases
     return render(
         "folds.html.j2",
         run=str(run),
         config=config,
-        scores=scores | {"warnings": []},
+        scores=scores,
         drawn=scores["cluster_bootstrap"],
         rows=sections.score_rows(scores),
         folds=sections.fold_rows(scores["folds"]),
         confusion=sections.confusion_cells(scores["confusion"]),
         worst=sections.worst_confusions(said, scores["labels"]),
-        rocs=[roc] if roc else [],
+        rocs=sections.roc_charts(said, scores),
         reliability=sections.reliability_chart(scores),
         charts=fold_charts([read_log(fold) for fold in folds]),
         tables=tables_of(config),

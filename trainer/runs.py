@@ -28,7 +28,7 @@ LENGTH = {"epochs", "max_steps"}
 OTHER_WAYS = {"device", "compile", "channels_last", "checkpoint_activations"}
 """Settings that are other ways to compute the same."""
 MAY_CHANGE = {"shards", "out", "runs", "init", "resume", "fold", "damaged", *LENGTH, *OTHER_WAYS}
-MAY_CHANGE |= {"checkpoint_every", "probe_every", "pictures_every"}
+MAY_CHANGE |= {"against", "checkpoint_every", "probe_every", "pictures_every"}
 """Training settings that a resumed run may change: they shape no step already taken."""
 
 
@@ -143,10 +143,15 @@ def read_folds(run: Path) -> dict[str, Any]:
 
 def stored_flags(run: Path) -> dict[str, Any] | None:
     """Return the flags a run, or a cross-validation, was begun with, if there is one."""
+    of_the_command = {"against"}  # each names its own
     if (run / "folds.json").exists():
         flags: dict[str, Any] = read_folds(run)["train"]
-        return {name: value for name, value in flags.items() if name != "fold"}  # each command names its own, or all
-    return read_config(run).train if (run / "config.json").exists() else None
+        of_the_command.add("fold")
+    elif (run / "config.json").exists():
+        flags = read_config(run).train
+    else:
+        return None
+    return {name: value for name, value in flags.items() if name not in of_the_command}
 
 
 def require_resumable(run: Path, stored: RunConfig, config: RunConfig) -> None:

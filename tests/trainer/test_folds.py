@@ -198,6 +198,60 @@ def test_folds_trained_one_by_one_come_to_the_same(crossed, root, tmp_path, caps
     assert summarise(run, ["Calm", "Loud", "Sad"], num_folds=4) is None
 
 
+@pytest.fixture(scope="module")
+def other(root, tmp_path_factory):
+    """Another cross-validation of the same samples, of another seed: they are divided otherwise."""
+    run = tmp_path_factory.mktemp("other") / "run"
+    finetune.main(["--shards", str(root), "--out", str(run), "--folds", "2", "--seed", "1", *SHORT])
+    return run
+
+
+def test_two_cross_validations_are_compared_sample_by_sample(crossed, other, tmp_path, capsys):
+    run = shutil.copytree(crossed, tmp_path / "run")
+    left = {name: (run / name).read_bytes() for name in ("predictions.csv", "fold-0/held_out.csv")}
+    capsys.readouterr()
+    finetune.main(["--out", str(run), "--resume", "--against", str(other)])
+    out = capsys.readouterr().out
+    assert out.count("nothing left to do") == 3
+    assert {name: (run / name).read_bytes() for name in left} == left
+    right = {}
+    for name, folder in (("this", run), ("other", other)):
+        with (folder / "predictions.csv").open() as file:
+            right[name] = {row["key"]: row["label"] == row["predicted"] for row in csv.DictReader(file)}
+    (found,) = json.loads((run / "metrics.json").read_text())["against"]
+    only_this = sum(right["this"][key] and not right["other"][key] for key in right["this"])
+    only_other = sum(right["other"][key] and not right["this"][key] for key in right["this"])
+    assert (found["mcnemar"]["only_this"], found["mcnemar"]["only_other"]) == (only_this, only_other)
+    assert found["difference"]["accuracy"]["value"] == pytest.approx((only_this - only_other) / 27)
+    assert found["run"] == str(other)
+    assert f"against {other}: accuracy {(only_this - only_other) / 27:+.3f} (95% " in out
+    page = Page(run)
+    assert page.sections[:3] == ["scores", "folds", "compared"]
+    assert [value.removeprefix("#") for value in page.values("href") if value.startswith("#")] == page.sections
+    theirs = json.loads((other / "metrics.json").read_text())
+    accuracy = next(row for row in page.tables[f"Against {other}"] if row[0] == "Accuracy")
+    assert accuracy[2] == f"{theirs['accuracy']:.3f}"
+
+
+def test_what_cannot_be_compared_with_is_refused_before_anything_is_trained(
+    crossed, other, root, make_set, tmp_path, refused
+):
+    flags = ["--shards", root, "--out", tmp_path / "run", *SHORT]
+    assert "trainer.evaluate has --against" in refused(finetune.main, *flags, "--against", other)
+    flags += ["--folds", 3]
+    assert "no metrics.json there" in refused(finetune.main, *flags, "--against", tmp_path)
+    half = tmp_path / "half"
+    half.mkdir()
+    shutil.copy(crossed / "folds.json", half)
+    assert "train the other folds" in refused(finetune.main, *flags, "--against", half)
+    line = refused(finetune.main, "--out", crossed, "--resume", "--against", crossed)
+    assert "these are the results to be written" in line
+    less = make_set(tmp_path / "less", splits={"train": [0, 1, 2] * 2}, modality="audio")
+    line = refused(finetune.main, "--shards", less, *flags[2:-1], 2, "--against", other)
+    assert "is of other samples" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_more_folds_than_there_are_sources_are_refused(root, tmp_path, refused):
     line = refused(finetune.main, "--shards", root, "--out", tmp_path / "run", "--folds", "10", *SHORT)
     assert "--folds 10: 27 samples of 9 source groups, at most 9 of a class, are too few; give at most 9" in line

@@ -169,7 +169,12 @@ def confusion_cells(confusion: Sequence[Sequence[int]]) -> list[list[Cell]]:
     return table
 
 
-def roc_chart(said: Predictions, scores: Mapping[str, Any]) -> Chart | None:
+def roc_charts(said: Predictions, scores: Mapping[str, Any]) -> list[Chart]:
+    """Curves of the classes, and the mean curves of this run and of others; those that are defined."""
+    return [chart for chart in (_roc_chart(said, scores), _mean_roc_chart(scores)) if chart]
+
+
+def _roc_chart(said: Predictions, scores: Mapping[str, Any]) -> Chart | None:
     """One curve a class (paper, Fig. 9); None where no class has one."""
     labels = scores["labels"]
     lines = []
@@ -181,7 +186,7 @@ def roc_chart(said: Predictions, scores: Mapping[str, Any]) -> Chart | None:
     return _unit_square("ROC, each class against the rest", lines, named=True) if lines else None
 
 
-def mean_roc_chart(scores: Mapping[str, Any]) -> Chart | None:
+def _mean_roc_chart(scores: Mapping[str, Any]) -> Chart | None:
     """Mean curve of this run and of those it is compared with (paper, Fig. 10); None without one."""
     told = [(f"{scores['run']} (this run)", scores["roc_auc"], scores["mean_roc"])]
     told += [(one["run"], one["scores"]["roc_auc"], one["mean_roc"]) for one in scores["against"]]
