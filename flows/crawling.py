@@ -45,6 +45,7 @@ def from_crawl(request: Request, workers: Workers, *, log: Log) -> Manifest:
         build = list_candidates(request, crawl, log=log)
         for line in build.begin():
             log(line)
+        request.check_prepared(build)
         crawl.queue(build.sources)
         finish_earlier(build, workers, log=log)
         if (manifest := build.up_to_date(request.again)) is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from http.cookiejar import LoadError, MozillaCookieJar
@@ -288,13 +288,24 @@ class Request:
         )
         build.check_against_earlier()
         if self.license == "creative-commons":
-            others = [
-                row for row in build.committed_rows(["key", "licence"]) if not is_creative_commons(row["licence"])
-            ]
-            if others:
-                told = f"{self.out} holds {len(others)} clips of other licences already, {others[0]['key']} for one"
-                raise UserError(f"--license: {told}; build another --out")
+            self._refuse_others(build.committed_rows(["key", "licence"]))
         return build
+
+    def check_prepared(self, build: Build) -> None:
+        """Refuse what an earlier run prepared for the set, and this one does not want.
+
+        Raises
+        ------
+        UserError
+            If it has another licence than this run asks for.
+        """
+        if self.license == "creative-commons":
+            self._refuse_others(build.prepared_rows(["key", "licence"]))
+
+    def _refuse_others(self, rows: Iterable[Row]) -> None:
+        if others := [row for row in rows if not is_creative_commons(row["licence"])]:
+            told = f"{self.out} holds {len(others)} clips of other licences already, {others[0]['key']} for one"
+            raise UserError(f"--license: {told}; build another --out")
 
     def _lists(self) -> frozenset[str]:
         if not self.is_crawl:

@@ -45,6 +45,9 @@ NOTHING = Excluded()
 KNOWN = ["source_id", "link", "source_group", "status", "code", "detail", "sha256"]
 """Columns of the index that tell what was dealt with, and how."""
 
+NAMED_BY = ["key", "source_id", "link", "source_group", "sha256", *KINDS]
+"""Columns that tell whether another set holds the same."""
+
 MAX_BATCH = 16  # candidates: about 80 MB a part, 10 s of work
 
 
@@ -158,9 +161,9 @@ class Build:
                     "choose another --out, or ask for the same"
                 )
 
-        named_by = ["key", "source_id", "link", "source_group", "sha256", *KINDS]
+        self._require_memory_of_take_downs(manifest)
         with reading(self.out):
-            standing = self.committed_rows(named_by) if self.excluded.identities else ()
+            standing = self.committed_rows(NAMED_BY) if self.excluded.identities else ()
             held = [row for row in standing if self.excluded.by_content(row) is not None]
         if held:
             raise UserError(
@@ -178,9 +181,23 @@ class Build:
         """
         journal.finish_interrupted(self.out)
         self.check_against_earlier()
-        told = leftovers.clear(self.out)
+        told = leftovers.clear(self.out, holds_unwanted=self._would_pack_excluded)
         publish_text(self._request_file, json.dumps(self._request(), indent=2) + "\n")
         return told
+
+    def _would_pack_excluded(self, plan: Folder) -> bool:
+        if not self.excluded.identities:
+            return False
+        rows = (row for row in rows_of_plan(plan, [*NAMED_BY, "shard"]) if row["shard"])
+        return any(self.excluded.by_content(row) is not None for row in rows)
+
+    def _require_memory_of_take_downs(self, manifest: Manifest | None) -> None:
+        """Refuse a set that has lost its index, where that alone knew what no run may bring back."""
+        if manifest is not None and (self.out / journal.LOG).exists() and not (self.out / "index.parquet").exists():
+            raise UserError(
+                f"{self.out} has lost its index.parquet, which knew what was taken down ({journal.LOG} tells when); "
+                f"bring a copy of it, or remove {journal.LOG} and take down again what comes back"
+            )
 
     @property
     def _request_file(self) -> Folder:
@@ -238,6 +255,8 @@ class Build:
         """Return the set's manifest if nothing is left to do."""
         if journal.file_of(self.out).exists() or self.plan_file.exists() or self.parts() or self.pending(again):
             return None
+        if not (self.out / "index.parquet").exists():
+            return None
         return shards.read_manifest(self.out)
 
     @staticmethod
@@ -267,6 +286,13 @@ class Build:
         """Rows of what finished builds did not keep, but for what a pending plan names: it may stand there already."""
         gone = self.superseded | {row["source_id"] for row in self.plan_rows(["source_id"])}
         return (row for row in dataset.left_out_rows(self.out, columns) if row["source_id"] not in gone)
+
+    def prepared_rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """Some columns of the rows of what is prepared and to be kept, and does not stand yet."""
+        standing = {tar.name for tar in shards.committed_shards(self.out)}
+        tables = [self.plan_file] if self.plan_file.exists() else self.parts()
+        rows = (row for table in tables for row in shards.read_rows(table, [*columns, "status", "shard"]))
+        return (row for row in rows if row["status"] == "kept" and row["shard"] not in standing)
 
     def committed_rows(self, columns: Sequence[str]) -> Iterator[Row]:
         """Some columns of the rows of the shards that stand."""

@@ -26,7 +26,7 @@ DAMAGE = (
 
 @contextmanager
 def reading(folder: Folder) -> Iterator[None]:
-    """Tell in one line that a set's index or ``dataset.json`` cannot be believed; write nothing inside.
+    """Tell in one line that a set's tables or ``dataset.json`` cannot be believed; write nothing inside.
 
     Raises
     ------
@@ -38,10 +38,19 @@ def reading(folder: Folder) -> Iterator[None]:
     except SchemaError:  # it names the thing and the mend
         raise
     except (*DAMAGE, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's; pyarrow's own have no number
+        if not is_damage(error):
             raise
-        told = f"index.parquet or dataset.json is damaged ({in_a_line(error)})"
-        raise UserError(f"{folder}: {told}; python -m pipeline.verify {folder} tells more") from error
+        told = f"a table or dataset.json is damaged ({in_a_line(error)})"
+        raise UserError(f"{folder}: {told}; python -m pipeline.verify {folder} tells which") from error
+
+
+def is_damage(error: Exception) -> bool:
+    """Tell a damaged file from a disk or a store that does not answer, and from a table of another version."""
+    if isinstance(error, SchemaError):
+        return False
+    if isinstance(error, OSError):
+        return error.errno is None  # pyarrow's own have no number
+    return isinstance(error, DAMAGE)
 
 
 def in_a_line(error: Exception) -> str:

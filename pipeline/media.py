@@ -6,11 +6,13 @@ playlist named .mp4 decodes another local file), ``file:`` before the path, a li
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -181,6 +183,20 @@ def chromaprint(sound: np.ndarray, rate_hz: int) -> bytes:
         process_group=0,
     )
     return done.stdout
+
+
+@contextlib.contextmanager
+def encodable(path: Path) -> Iterator[Path]:
+    """Yield a path that is text, as ffmpeg-python needs: this one, or a link to a file whose name is mere bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="named-") as folder:
+            link = Path(folder) / "file"
+            link.symlink_to(path.absolute())
+            yield link
+    else:
+        yield path
 
 
 def probe(path: Path) -> Probe:

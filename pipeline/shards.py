@@ -15,13 +15,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.damage import in_a_line
 from pipeline.locations import Folder
 from pipeline.schema import (
     FAILURE_CODES,
@@ -54,6 +55,7 @@ PART = pa.schema(
 
 ROWS_AT_ONCE = 2048  # read or written together: about 10 MB
 
+TAR_END = bytes(2 * tarfile.BLOCKSIZE)
 TAR_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}\.tar")
 
 
@@ -177,17 +179,31 @@ def _tar_writer(stream: IO[bytes]) -> Any:
 
 
 def _final_record(row: Row, parts: Folder, labels: Sequence[str] | None) -> dict[str, Any]:
-    record = _members(io.BytesIO(read_bytes(parts / row["sample"])))
-    meta = json.loads(record["json"]) | {name: row[name] for name in ("split", "label", "source_group")}
+    file = parts / row["sample"]
+    try:
+        record = _members(read_bytes(file))
+        meta = json.loads(record["json"]) | {name: row[name] for name in ("split", "label", "source_group")}
+    except (tarfile.TarError, EOFError, KeyError, IndexError, ValueError, AttributeError) as error:
+        raise DamagedSampleError(file, error) from error
     record["json"] = json.dumps(meta, sort_keys=True, ensure_ascii=False).encode()
     if labels is not None:
         record["cls"] = str(labels.index(row["label"])).encode()
     return record | {"__key__": row["key"]}
 
 
-def _members(stream: BinaryIO) -> dict[str, bytes]:
-    with tarfile.open(fileobj=stream, mode="r:") as tar:
+def _members(content: bytes) -> dict[str, bytes]:
+    if content[-len(TAR_END) :] != TAR_END:  # cut off between two members it would look whole
+        raise tarfile.ReadError("it has no end")
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
         return {info.name.split(".", 1)[1]: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+
+
+class DamagedSampleError(Exception):
+    """A prepared sample that cannot be read back."""
+
+    def __init__(self, file: Folder, error: Exception) -> None:
+        super().__init__(f"{file} is damaged ({in_a_line(error)})")
+        self.file = file
 
 
 @dataclass(frozen=True)
@@ -239,6 +255,12 @@ def stale_records(folder: Folder) -> list[Folder]:
     """Commit records whose tar is gone."""
     tars, records = _tars_and_records(folder)
     return [record for stem, record in records.items() if stem not in tars]
+
+
+def tars_without_record(folder: Folder) -> list[Folder]:
+    """Tars of shards that do not stand: half packed, or their record was lost."""
+    tars, records = _tars_and_records(folder)
+    return [tar for stem, tar in tars.items() if stem not in records and TAR_NAME.fullmatch(tar.name)]
 
 
 def _tars_and_records(folder: Folder) -> tuple[dict[str, Folder], dict[str, Folder]]:

@@ -120,11 +120,17 @@ def list_sources(folder: str | Folder, *, labels: str | None = None, clips_per_v
         videos = [_mved(root, name) for name in _media_under(root)]
     else:
         videos = [_labelled_file(root, row, labels) for row in label_rows(Path(labels), "file")]
+    repeated = [name for name, n in Counter(video.video_id for video in videos).items() if n > 1]
+    if repeated:
+        raise UserError(f"--source {root} holds two files that would both be known as {repeated[0]}; rename one")
     return [clip for video in videos for clip in clips_of(video, clips_per_video)]
 
 
 def _local(root: Folder, name: str, **known: Any) -> Source:
     path = root / name
+    if not isinstance(root, Path) and str(PurePosixPath(name)) != name:
+        known.setdefault("problem", None)
+        known["problem"] = known["problem"] or ("unavailable", "a key with empty parts or dots is no path; rename it")
     name = name.encode(errors="backslashreplace").decode()  # a file name need not be text
     groups = tuple(group for group in (known.pop("group", None), source_group(name)) if group)
     title = PurePosixPath(name).stem
@@ -132,8 +138,11 @@ def _local(root: Folder, name: str, **known: Any) -> Source:
 
 
 def _media_under(root: Folder) -> list[str]:
-    files = map(PurePosixPath, files_below(root))
-    names = sorted(str(p) for p in files if p.suffix.lower() in MEDIA_SUFFIXES and not p.name.startswith("."))
+    try:
+        found = [(name, PurePosixPath(name)) for name in files_below(root)]
+    except OSError as error:
+        raise UserError(f"--source {root}: {error.filename or root} cannot be read ({error.strerror})") from error
+    names = sorted(name for name, p in found if p.suffix.lower() in MEDIA_SUFFIXES and not p.name.startswith("."))
     if not names:
         raise UserError(f"--source {root} holds no media file ({' '.join(sorted(MEDIA_SUFFIXES))})")
     return names
@@ -202,7 +211,7 @@ def read_table(table: Path, *, needed: Sequence[str]) -> list[Row]:
     except FileNotFoundError as error:
         raise UserError(f"{table}: no such file") from error
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise UserError(f"{table} cannot be read as a table: {error}") from error
+        raise UserError(f"{table} cannot be read as a table: {' '.join(str(error).split())}") from error
     twice = [name for name, n in Counter(read.column_names).items() if n > 1]
     if twice:
         raise UserError(f"{table} has two columns {twice[0]}; leave one")

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import dataset, shards
-from pipeline.errors import DISK_ERRNOS
+from pipeline.errors import DISK_ERRNOS, UserError
 from pipeline.filters.judge import OFF, Filters
 from pipeline.locations import Folder
+from pipeline.media import encodable
 from pipeline.prepare import Recipe, prepare
 from pipeline.schema import Rejected
 from pipeline.sources import Source
-from pipeline.storage import local_copy, storage_errors
+from pipeline.storage import local_copy, remove, storage_errors
 
 Row = dict[str, Any]
 
@@ -57,6 +58,9 @@ def pack_shard(folder: Folder, name: str, labels: Sequence[str] | None, recipe_h
         except FileNotFoundError:
             if not shards.is_committed(tar):  # or the other one was faster, and has removed what it packed
                 raise
+        except shards.DamagedSampleError as error:
+            remove([error.file])
+            raise UserError(f"{error}; it is removed, and the same command prepares its clip again") from error
 
 
 @contextmanager
@@ -65,8 +69,12 @@ def at_hand(source: Source) -> Iterator[Source]:
 
     A store that cannot be reached is a failure, so that the next run tries again.
     """
-    if source.path is None or isinstance(source.path, Path) or source.problem is not None:
+    if source.path is None or source.problem is not None:
         yield source
+        return
+    if isinstance(source.path, Path):
+        with encodable(source.path) as path:
+            yield source if path == source.path else replace(source, path=path)
         return
     with contextlib.ExitStack() as stack:
         try:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import pyarrow.parquet as pq
 from upath import UPath
@@ -63,14 +63,31 @@ def files_in(folder: Folder, *patterns: str) -> list[Folder]:
 
 
 def files_below(folder: Folder) -> list[str]:
-    """Paths of all files in a folder and its folders, relative to it; links to folders are not followed."""
+    """Paths of all files in a folder and its folders, relative to it; links to folders are not followed.
+
+    Of a store they are the keys as they stand, which may be no paths (``a//b``); those of mere folders (``a/``) are
+    left out.
+
+    Raises
+    ------
+    OSError
+        If one of the folders cannot be read.
+    """
     if isinstance(folder, Path):
-        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
-    root = PurePosixPath(folder.path)
+        if not folder.is_dir():
+            return []
+        walked = os.walk(folder, onerror=_raise)
+        return [Path(top, name).relative_to(folder).as_posix() for top, _, names in walked for name in names]
+    root = folder.path.rstrip("/") + "/"
     try:
-        return [PurePosixPath(path).relative_to(root).as_posix() for path in folder.fs.find(folder.path)]
+        keys = folder.fs.find(folder.path)
     except FileNotFoundError:
         return []
+    return [key.removeprefix(root) for key in keys if not key.endswith("/")]
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def opened(file: Folder) -> BufferedReader:

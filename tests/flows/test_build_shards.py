@@ -165,8 +165,8 @@ def without_status(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "spoil", "words"),
     [
-        ("index.parquet", shorten, "index.parquet or dataset.json is damaged (Arrow"),
-        ("index.parquet", without_status, "index.parquet or dataset.json is damaged (ArrowInvalid: it has no column"),
+        ("index.parquet", shorten, "a table or dataset.json is damaged (Arrow"),
+        ("index.parquet", without_status, "a table or dataset.json is damaged (ArrowInvalid: it has no column"),
         ("train-000000.parquet", shorten, "python -m pipeline.verify"),
         ("dataset.json", shorten, "remove it and build the set as before"),
         (".build/request.json", lambda file: file.write_text("{"), "request.json is damaged (JSONDecodeError"),

@@ -262,6 +262,19 @@ def test_what_another_set_holds_is_left_out_and_told_whether_it_is_the_file_or_t
     assert rows["new.mp4"]["status"] == "kept"
 
 
+def test_a_file_whose_name_is_no_text_becomes_a_clip_as_any_other(tmp_path, make_media):
+    media = tmp_path / "media"
+    media.mkdir()
+    make_media(media / "plain.mp4", seconds=27)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(media / "plain.mp4", os.fsdecode(bytes(alone) + b"/odd \xff.mp4"))
+    manifests = [run(request(tmp_path / f"set-{folder.name}", folder, labelled=None)) for folder in (media, alone)]
+    assert [manifest.counts["kept"] for manifest in manifests] == [1, 1]
+    (row,) = pq.read_table(tmp_path / "set-alone/index.parquet").to_pylist()
+    assert row["source_id"] == "odd \\udcff.mp4"
+
+
 # --- the same song or video again ------------------------------------------------------------------------------------
 
 

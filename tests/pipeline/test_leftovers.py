@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +15,10 @@ import pytest
 from pipeline import shards
 from pipeline.build import Build
 from pipeline.errors import UserError
+from pipeline.exclude import Excluded
 from pipeline.schema import SCHEMA_VERSION, Manifest
 from pipeline.verify import verify
-from tests.pipeline.standing import Clip, fingerprint, make_parts, pack, request
+from tests.pipeline.standing import Clip, build, fingerprint, make_parts, pack, request
 
 CLIPS = (
     *(Clip(name=f"{n}.mp4", label=None) for n in range(5)),
@@ -77,7 +80,7 @@ def built(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("number", "suffix"), [(0, "tar"), (2, "tar"), (2, "parquet")])
+@pytest.mark.parametrize(("number", "suffix"), [(0, "tar"), (2, "tar"), (0, "parquet"), (2, "parquet")])
 def test_a_shard_of_which_a_half_was_removed_is_made_again(built, tmp_path, number, suffix):
     out = tmp_path / "set"
     shutil.copytree(built, out)
@@ -85,8 +88,8 @@ def test_a_shard_of_which_a_half_was_removed_is_made_again(built, tmp_path, numb
     (out / f"unlabeled-00000{number}.{suffix}").unlink()
     told, prepared, manifest = go_on(out)
     assert prepared == held
-    if suffix == "tar":
-        assert told == [f"1 shards are gone, such as unlabeled-00000{number}.tar: their clips are prepared again"]
+    lost = "are gone" if suffix == "tar" else "have lost their records"
+    assert told == [f"1 shards {lost}, such as unlabeled-00000{number}.tar: their clips are prepared again"]
     assert_whole(out, manifest)
     if number == 2:
         assert fingerprint(out) == fingerprint(built)
@@ -141,6 +144,103 @@ def test_a_plan_that_needs_a_missing_sample_keeps_what_it_packed_and_plans_the_r
     assert prepared == [lost["source_id"]]
     assert_whole(out, manifest)
     assert {name: (out / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("packed", [0, 1])
+@pytest.mark.parametrize("bytes_left", [0, 300])
+def test_a_damaged_plan_is_made_again(tmp_path, packed, bytes_left):
+    out = tmp_path / "set"
+    build = planned(out)
+    pack(build, build.shards_to_pack()[:packed])
+    build.plan_file.write_bytes(build.plan_file.read_bytes()[:bytes_left])
+    told, prepared, manifest = go_on(out)
+    assert told == ["an earlier build's plan is damaged; what it packed stays, the rest is planned again"]
+    assert prepared == []
+    assert_whole(out, manifest)
+
+
+def test_a_damaged_table_of_prepared_clips_costs_these_alone(built, tmp_path):
+    out = tmp_path / "set"
+    build = order(out)
+    build.begin()
+    make_parts(build, CLIPS, batch=3)
+    part = build.parts()[1]
+    held = [row["source_id"] for row in shards.read_rows(part)]
+    part.write_bytes(part.read_bytes()[:300])
+    told, prepared, manifest = go_on(out)
+    assert told == [f"1 tables of prepared clips are damaged, such as {part.name}: their clips are prepared again"]
+    assert prepared == held
+    assert_whole(out, manifest)
+    assert fingerprint(out) == fingerprint(built)
+
+
+@pytest.mark.parametrize("cut", ["empty", "in a member", "between members", "no tar"])
+def test_a_damaged_sample_is_told_and_prepared_again(tmp_path, cut):
+    out = tmp_path / "set"
+    build = planned(out)
+    name = build.shards_to_pack()[2]
+    (row,) = build.plan_rows(shard=name)
+    sample = build.work / row["sample"]
+    content = sample.read_bytes()
+    with tarfile.open(sample) as tar:
+        end_of_first = -(-tar.getmembers()[0].size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE + tarfile.BLOCKSIZE
+    left = {"empty": 0, "in a member": len(content) // 2, "between members": end_of_first, "no tar": len(content)}[cut]
+    sample.write_bytes(b"x" * left if cut == "no tar" else content[:left])
+    with pytest.raises(UserError, match=f"{sample.name} is damaged .*the same command prepares its clip again"):
+        pack(build, [name])
+    assert not (out / name).exists()
+    _, prepared, manifest = go_on(out)
+    assert prepared == [row["source_id"]]
+    assert_whole(out, manifest)
+
+
+def test_a_plan_that_holds_what_is_excluded_since_is_made_again_without_it(built, tmp_path):
+    other = tmp_path / "other"
+    build(other, [Clip(name="elsewhere.mp4", content="1.mp4", label=None)])
+    out = tmp_path / "set"
+    holder = next(row["shard"] for row in planned(out).plan_rows() if row["source_id"] == "1.mp4")
+    others = [name for name in order(out).shards_to_pack() if name != holder]
+    pack(order(out), others[:1])
+    narrower = replace(order(out), excluded=Excluded.of([other]))
+    told = narrower.begin()
+    assert told == [
+        "an earlier build's plan holds what is excluded now; what it packed stays, the rest is planned again"
+    ]
+    assert narrower.pending() == []
+    narrower.make_plan()
+    pack(narrower)
+    manifest = narrower.finish()
+    assert manifest.counts["by_code"]["excluded"] == 1
+    assert "1.mp4" not in {row["source_id"] for row in narrower.committed_rows(["source_id"])}
+    narrower.check_against_earlier()
+
+
+def test_a_plan_that_has_packed_what_is_excluded_since_is_refused(tmp_path, built):
+    out = tmp_path / "set"
+    pack(planned(out))
+    with pytest.raises(UserError, match="holds 5 clips of the excluded sets already"):
+        replace(order(out), excluded=Excluded.of([built])).begin()
+
+
+def test_a_set_that_lost_its_index_is_built_as_before_and_has_it_again(built, tmp_path):
+    out = tmp_path / "set"
+    shutil.copytree(built, out)
+    (out / "index.parquet").unlink()
+    assert order(out).up_to_date() is None
+    _, prepared, manifest = go_on(out)
+    assert prepared == ["again.mp4", "short.mp4"]  # what was left out is known by the index alone
+    assert_whole(out, manifest)
+    assert fingerprint(out) == fingerprint(built)
+
+
+def test_an_index_that_knew_of_take_downs_is_not_made_anew_without_them(built, tmp_path):
+    out = tmp_path / "set"
+    shutil.copytree(built, out)
+    (out / "purged.jsonl").write_text("{}\n")
+    order(out).check_against_earlier()
+    (out / "index.parquet").unlink()
+    with pytest.raises(UserError, match=r"has lost its index\.parquet, which knew what was taken down"):
+        order(out).begin()
 
 
 def test_killed_while_it_mends_a_half_packed_plan_it_loses_and_repeats_nothing(tmp_path, monkeypatch):

@@ -525,6 +525,16 @@ def test_videos_in_a_bucket_make_the_set_that_they_make_on_a_disk(bucket, tmp_pa
     assert of_set(f"{bucket}/set") == standing.fingerprint(tmp_path / "set")
 
 
+def test_keys_that_are_no_paths_are_rejected_with_the_reason_and_folders_are_no_videos(bucket):
+    fs = s3fs.S3FileSystem()
+    for key in ("sub/a.mp4", "sub//b.mp4", "c/./d.mp4"):
+        fs.pipe_file(f"{bucket}/odd/{key}", b"text")
+    fs.call_s3("put_object", Bucket=bucket.removeprefix("s3://"), Key="odd/folder.mp4/", Body=b"")
+    found = {source.source_id: source.problem for source in list_sources(f"{bucket}/odd")}
+    told = ("unavailable", "a key with empty parts or dots is no path; rename it")
+    assert found == {"sub/a.mp4": None, "sub//b.mp4": told, "c/./d.mp4": told}
+
+
 def test_a_video_that_is_gone_is_rejected_and_one_that_cannot_be_had_is_tried_again(bucket, monkeypatch):
     s3fs.S3FileSystem().pipe_file(f"{bucket}/videos/a.mp4", b"text")
     source = list_sources(f"{bucket}/videos")[0]

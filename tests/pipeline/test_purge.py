@@ -360,8 +360,8 @@ def odd_settings(folder: Path) -> None:
         (half_packed, "was stopped before its end; run the same build again first"),
         (altered, "is not what its record says, and so cannot be rewritten"),
         (lambda folder: (folder / "dataset.json").unlink(), "is no finished data set"),
-        (truncated_index, "index.parquet or dataset.json is damaged (Arrow"),
-        (without_status, "index.parquet or dataset.json is damaged (Arrow"),
+        (truncated_index, "a table or dataset.json is damaged (Arrow"),
+        (without_status, "a table or dataset.json is damaged (Arrow"),
         (odd_settings, "dataset.json is damaged (has settings of another form than it should)"),
         (
             lambda folder: (folder / ".build/purge.json").write_text('{"emptied": {"../x.tar": ""}}'),

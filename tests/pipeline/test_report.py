@@ -506,7 +506,7 @@ def _other_table(folder: Path) -> None:
         (_no_folder, "holds no dataset.json; name the folder"),
         (_no_manifest, "holds no dataset.json; name the folder"),
         (_broken_manifest, "dataset.json"),
-        (_odd_manifest, "index.parquet or dataset.json is damaged ("),
+        (_odd_manifest, "a table or dataset.json is damaged ("),
         (_other_schema, "is of schema version 99"),
         (_no_index, "index.parquet cannot be read as an index"),
         (_broken_index, "index.parquet cannot be read as an index"),

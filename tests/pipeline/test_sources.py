@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,27 @@ def test_odd_names_and_broken_links_are_candidates_too(folder):
     (folder / "folder.mp4").mkdir()
     names = [s.source_id for s in list_sources(str(folder))]
     assert names == ["a/c.MKV", "b.mp4", "b\\udcff.mp4", "d.mp3", "gone.mp4"]
+
+
+def test_two_files_that_would_have_one_identity_are_refused(folder):
+    Path(os.fsdecode(bytes(folder) + b"/b\xff.mp4")).touch()
+    (folder / "b\\udcff.mp4").touch()
+    with pytest.raises(UserError, match=r"two files that would both be known as .*rename one"):
+        list_sources(str(folder))
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_not_passed_over(folder, monkeypatch):
+    """As root reads every folder, the refusal is made up."""
+    real = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("/a"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"/a cannot be read \(Permission denied\)"):
+        list_sources(str(folder))
 
 
 def test_several_clips_of_a_file_are_candidates_of_their_own_which_share_all_but_their_number(folder):
