@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
+
+from flows.stopping import heed_signals
+
+if __name__ == "__main__":
+    heed_signals()  # what follows takes seconds to import
 
 import flows.settings  # isort: skip  # noqa: F401  before prefect is imported
 
@@ -28,7 +30,6 @@ import tyro
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.states import Failed
 
 from flows.crawling import already_built, from_crawl, show_without_fetching
@@ -149,8 +150,7 @@ def build_shards(
     parameters = dict(locals())
     log = get_run_logger().info
     if _RUN_AS_COMMAND.get():  # a deployed flow's signals are its runner's to answer
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _leave)
+        heed_signals()
     try:
         request = Request(**parameters)
         request.check()
@@ -261,14 +261,6 @@ def _summary(counts: dict[str, Any]) -> int:
     if not counts["kept"]:
         _fail("nothing was kept; index.parquet says why for each candidate")
     return 0 if counts["kept"] else 1
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End at once: a half-written part is cleared by the next run, the workers follow, Prefect's server is told to."""
-    for server in list(SubprocessASGIServer._instances.values()):
-        server.stop()
-    os.write(2, b"build-shards: stopped; the same command goes on from here\n")
-    os._exit(128 + number)
 
 
 def _fail(message: str, *, code: int = 2) -> int:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from pipeline import remote
 from pipeline.errors import UserError
@@ -126,3 +127,20 @@ class Cluster(abc.ABC):
 def where_of(engine: str, address: str | None) -> str:
     """Words for a cluster that the user knows."""
     return f"--address {address}" if address else f"{engine} on this machine"
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Where something is to listen.
+
+    Raises
+    ------
+    UserError
+        If the address does not say.
+    """
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        if parts.hostname and parts.port:
+            return parts.hostname, parts.port
+    except ValueError:
+        pass
+    raise UserError(f"--address {address}: give host and port, such as tcp://10.0.0.1:8786 (Dask), 10.0.0.1:6379 (Ray)")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from flows.cluster import DIED, POLL_S, Cluster, Wrap, where_of
+from flows.cluster import DIED, POLL_S, Cluster, Wrap, host_and_port, where_of
 from pipeline import remote
 from pipeline.errors import UserError
 from pipeline.locations import Folder
 from pipeline.workers import WorkerDiedError
 
 OBJECT_STORE_BYTES = 80_000_000  # the least that Ray takes; rows are all that goes through it
+GONE_S = 10.0  # without a listener, until a head is taken for lost
 
 
 def probe(address: str) -> list[str]:
@@ -29,16 +32,32 @@ def probe(address: str) -> list[str]:
 class RayCluster(Cluster):
     """A head of Ray and its workers."""
 
-    def __init__(self, wrap: Wrap, *, where: str) -> None:
+    def __init__(self, wrap: Wrap, *, where: str, head: tuple[str, int] | None) -> None:
         import ray
 
         super().__init__(wrap, where=where)
+        self._head = head
         self._execute = ray.remote(num_cpus=1, max_retries=1)(remote.execute)
 
     def _num_slots(self) -> int:
         import ray
 
+        self._require_head()
         return int(ray.cluster_resources().get("CPU", 0))
+
+    def _require_head(self) -> None:
+        """See that somebody listens where the head was: Ray ends this process, a minute after it has lost it."""
+        if self._head is None:
+            return
+        begun_s = time.monotonic()
+        while True:
+            try:
+                socket.create_connection(self._head, timeout=GONE_S).close()
+                return
+            except OSError as error:
+                if time.monotonic() - begun_s >= GONE_S:
+                    raise UserError(f"{self._where} is gone; the same command goes on where it was") from error
+            time.sleep(1.0)
 
     def _send(self, call: remote.RemoteCall, name: str) -> Any:
         return self._execute.options(name=name).remote(call)
@@ -85,4 +104,4 @@ def opened(address: str | None, num_workers: int, must_see: Sequence[Folder]) ->
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{where} cannot be used: {' '.join(str(error).split())}") from error
         wrap = functools.partial(remote.wrap, must_see=must_see, owns_process=True)
-        yield RayCluster(wrap, where=where)
+        yield RayCluster(wrap, where=where, head=None if address is None else host_and_port(address))

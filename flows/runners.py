@@ -14,9 +14,9 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 from flows import dask_cluster, ray_cluster
+from flows.cluster import host_and_port
 from pipeline.errors import UserError
 from pipeline.locations import Folder
 from pipeline.workers import WorkerPool
@@ -62,7 +62,7 @@ def check(runner: Runner, address: str | None) -> None:
     if importlib.util.find_spec(f"prefect_{runner}") is None:
         raise UserError(f'--runner {runner} needs the extra: pip install "music-video-emotion[{runner}]"')
     if address is not None:
-        _host_and_port(address)
+        host_and_port(address)
 
 
 @functools.cache  # the command asks before it starts Prefect, and the flow again
@@ -79,19 +79,20 @@ def check_reachable(runner: Runner, address: str | None) -> None:
     if address is None:
         return
     try:
-        socket.create_connection(_host_and_port(address), timeout=TOUCH_S).close()
+        socket.create_connection(host_and_port(address), timeout=TOUCH_S).close()
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"--address {address}: nothing answers there ({reason}); start the cluster first") from error
     told = f"--address {address}: what listens there does not answer as {runner.capitalize()} does"
     mend = "give the address of a running cluster"
+    wants_token = "set RAY_AUTH_MODE=token if the cluster was started with a token"
     try:
         asked = subprocess.run(ENGINES[runner].probe(address), capture_output=True, text=True, timeout=PROBE_S)
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{told} ({PROBE_S:g} s); {mend}") from error
     if asked.returncode:
         last = (asked.stderr.strip() or asked.stdout.strip() or f"exit code {asked.returncode}").splitlines()[-1]
-        raise UserError(f"{told} ({last}); {mend}")
+        raise UserError(f"{told} ({last}); {wants_token if 'RAY_AUTH_MODE' in last else mend}")
 
 
 @contextmanager
@@ -120,13 +121,3 @@ def opened(runner: Runner, address: str | None, *, num_workers: int, must_see: S
             yield workers
         finally:
             workers.close()
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    try:
-        parts = urlsplit(address if "://" in address else f"//{address}")
-        if parts.hostname and parts.port:
-            return parts.hostname, parts.port
-    except ValueError:
-        pass
-    raise UserError(f"--address {address}: give host and port, such as tcp://10.0.0.1:8786 (Dask), 10.0.0.1:6379 (Ray)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
 from upath import UPath
@@ -23,6 +24,8 @@ STORES = {
 """Protocols of object stores, and the package that speaks each."""
 
 S3 = ("s3", "s3a")
+
+MAX_NAME_BYTES = 255  # of a file or folder, on the disks in use
 
 
 def is_remote(word: str) -> bool:
@@ -71,6 +74,10 @@ def folder_of(address: str | Folder, *, flag: str = "DIR") -> Folder:
     address = spelled_out(address, flag=flag)
     scheme, is_address, place = address.partition("://")
     if not is_address:
+        if long := next((name for name in Path(address).parts if len(os.fsencode(name)) > MAX_NAME_BYTES), None):
+            raise UserError(
+                f"{flag}: the name {long[:20]}... has more than {MAX_NAME_BYTES} bytes; choose a shorter one"
+            )
         return Path(address)
     bucket = place.split("/")[0]
     if scheme not in STORES or not bucket:

@@ -17,6 +17,7 @@ import pytest
 from flows.build_shards import run
 from tests.disks import mounted, resize
 from tests.flows.command import Command, fingerprint, finish
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,32 @@ def test_a_signal_to_the_whole_group_ends_it_soon_and_spoils_no_clip(built, vide
     running.kill()
     assert finish(*words)[:2] == (0, built[1])
     assert fingerprint(out) == fingerprint(built[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["imports", "server"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_flow_begins_is_a_line_and_leaves_no_process(videos, tmp_path, number, moment):
+    running = Command("--source", str(videos), "--labels", "mved", "--out", str(tmp_path / "mved"))
+    at = running.process.pid
+
+    def heeds() -> bool:
+        """Whether SIGTERM is caught: SIGINT always is, by Python itself."""
+        (caught,) = re.findall(r"SigCgt:\s+(\w+)", Path(f"/proc/{at}/status").read_text())
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+    def processes() -> list[str]:
+        listed = subprocess.run(["ps", "-s", str(at), "-o", "args="], capture_output=True, text=True).stdout
+        return [args for args in listed.splitlines() if "<defunct>" not in args]
+
+    there = heeds if moment == "imports" else lambda: any("uvicorn" in args for args in processes())
+    wait_until(there, runs=running.process)
+    os.kill(at, number)
+    code, text, err = running.finish(timeout_s=60)
+    assert (code, text) == (128 + number, "")
+    assert "build-shards: stopped; the same command goes on from here\n" in err
+    assert "Traceback" not in err
+    wait_until(lambda: not processes())
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -245,6 +246,51 @@ def test_ray_that_loses_a_worker_builds_the_same_bytes_and_leaves_no_process(vid
     assert (code, text) == (0, by_threads[0]), err
     assert fingerprint(out) == by_threads[1]
     wait_until_gone(set(started))
+
+
+@pytest.fixture
+def ray_head(free_port):
+    """A head with two slots, by Ray's own command; all its processes are one group's."""
+    no_token = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    command = ["start", "--head", "--block", "--port", str(free_port), "--num-cpus", "2", "--include-dashboard=false"]
+    # Below the folder of the test the paths of Ray's sockets would be too long.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        with Path(folder, "log").open("wb") as log:
+            head = subprocess.Popen(
+                [sys.executable, "-m", "ray.scripts.scripts", *command, "--temp-dir", folder],
+                env=os.environ | no_token | {"PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_until_it_answers(free_port)
+        yield f"127.0.0.1:{free_port}", head, no_token
+        end_group(head)
+
+
+def end_group(leader: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait()
+
+
+@pytest.mark.slow
+def test_a_head_of_ray_that_is_lost_is_told_at_once_and_the_build_goes_on_without_it(
+    videos, by_threads, ray_head, tmp_path
+):
+    """Ray itself would end the flow's process after a minute, without a word of ours and with exit code 1."""
+    address, head, environment = ray_head
+    out = tmp_path / "mved"
+    running = Command(*words(videos, out, "--runner", "ray", "--address", address), **environment)
+    wait_for_first_part(out, running)
+    end_group(head)
+    code, text, err = running.finish(timeout_s=PATIENCE_S)
+    assert (code, text) == (2, "")
+    assert f"build-shards: --address {address} is gone; the same command goes on where it was\n" in err
+    assert "Traceback" not in err
+    code, text, err = finish(*words(videos, out))
+    assert (code, text) == (0, by_threads[0]), err
+    assert fingerprint(out) == by_threads[1]
 
 
 @pytest.mark.slow
