@@ -86,6 +86,10 @@ fresh() { # why
     fi
 }
 
+made_in=$(head -n 1 "$STAMP" 2>/dev/null) || made_in=
+if [ -L .venv ] && [ -n "$made_in" ] && [ "$made_in" != "$folder" ]; then
+    die ".venv is a link to the environment of $made_in, which would be emptied; remove the link"
+fi
 if [ ! -d .venv ]; then
     fresh "making .venv"
 elif [ -e "$UNDERWAY" ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
@@ -94,7 +98,7 @@ elif ! is_new_enough .venv/bin/python; then
     fresh "making .venv anew, since its Python $has is older than 3.11,"
 elif [ -n "$asked" ] && [ "$has" != "$(version_of "$PYTHON")" ]; then
     fresh "making .venv anew, since its Python is $has,"
-elif [ -f "$STAMP" ] && [ "$(head -n 1 "$STAMP")" != "$folder" ]; then
+elif [ -n "$made_in" ] && [ "$made_in" != "$folder" ]; then
     fresh "making .venv anew, since it was made in another folder,"
 fi
 

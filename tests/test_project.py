@@ -205,6 +205,21 @@ def test_setup_makes_a_new_venv_where_the_folder_was_moved(setup: Setup, tmp_pat
     assert "nothing to do" in setup().stdout
 
 
+def test_setup_leaves_the_environment_of_another_checkout_alone(setup: Setup, tmp_path: Path) -> None:
+    setup()
+    first = setup.root
+    held = sorted((first / ".venv").rglob("*"))
+    setup.root = tmp_path / "second"
+    shutil.copytree(first, setup.root, ignore=shutil.ignore_patterns(".venv"))
+    (setup.root / ".venv").symlink_to(first / ".venv")
+    refused = setup()
+    assert refused.returncode == 1
+    assert f".venv is a link to the environment of {first}" in refused.stderr
+    assert sorted((first / ".venv").rglob("*")) == held
+    (setup.root / ".venv").unlink()
+    assert setup().returncode == 0
+
+
 # --- the server --------------------------------------------------------------------------------------------------
 
 
