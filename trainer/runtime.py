@@ -173,14 +173,15 @@ def parse(
     known.add_argument("--resume", action="store_true")
     peeked, _ = known.parse_known_args(argv)
     names = config_type.__dataclass_fields__  # type: ignore[attr-defined]
-    if stored and peeked.out and peeked.resume and (flags := stored(Path(peeked.out))) is not None:
+    if stored and peeked.out and peeked.resume:
         try:
-            default = config_type(**{name: value for name, value in flags.items() if name in names})
+            if (flags := stored(Path(peeked.out))) is not None:
+                default = config_type(**{name: value for name, value in flags.items() if name in names})
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{peeked.out} cannot go on: of the flags it was begun with, {one_line(error)}; begin another run"
             ) from None
-    elif recipes and peeked.recipe in recipes:
+    if default is None and recipes and peeked.recipe in recipes:
         must = {name: tyro.MISSING for name, field in names.items() if _is_required(field)}
         default = config_type(**must, **recipes[peeked.recipe])
     box = io.StringIO()
