@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Annotated, Any
 
-from flows.stopping import heed_signals
+from flows.stopping import heed_signals, leave
 
 if __name__ == "__main__":
     heed_signals()  # what follows takes seconds to import
@@ -269,4 +269,4 @@ def _fail(message: str, *, code: int = 2) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(as_command(run), prog="python -m flows.build_shards", description=__doc__))
+    leave(tyro.cli(as_command(run), prog="python -m flows.build_shards", description=__doc__))

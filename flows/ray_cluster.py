@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flows.cluster import DIED, POLL_S, Cluster, Wrap, host_and_port, where_of
+from flows.stopping import end_without_libraries
 from pipeline import remote
 from pipeline.errors import UserError
 from pipeline.locations import Folder
@@ -37,6 +38,7 @@ class RayCluster(Cluster):
 
         super().__init__(wrap, where=where)
         self._head = head
+        self.is_lost = False
         self._execute = ray.remote(num_cpus=1, max_retries=1)(remote.execute)
 
     def _num_slots(self) -> int:
@@ -56,6 +58,7 @@ class RayCluster(Cluster):
                 return
             except OSError as error:
                 if time.monotonic() - begun_s >= GONE_S:
+                    self.is_lost = True
                     raise UserError(f"{self._where} is gone; the same command goes on where it was") from error
             time.sleep(1.0)
 
@@ -97,11 +100,16 @@ def opened(address: str | None, num_workers: int, must_see: Sequence[Folder]) ->
         address=address, init_kwargs=quiet if address else quiet | local | {"object_store_memory": OBJECT_STORE_BYTES}
     )
     where = where_of("Ray", address)
-    with contextlib.ExitStack() as stack:
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:  # Ray tells of lost workers on it
         try:
-            stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # Ray tells of lost workers on it
             stack.enter_context(runner)
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{where} cannot be used: {' '.join(str(error).split())}") from error
         wrap = functools.partial(remote.wrap, must_see=must_see, owns_process=True)
-        yield RayCluster(wrap, where=where, head=None if address is None else host_and_port(address))
+        cluster = RayCluster(wrap, where=where, head=None if address is None else host_and_port(address))
+        try:
+            yield cluster
+        finally:
+            if cluster.is_lost:  # Ray would ask it to take leave, until it ends this process
+                stack.pop_all()
+                end_without_libraries()

@@ -8,6 +8,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+_without_libraries = False
+
 
 def heed_signals() -> None:
     """End at once when asked to; Prefect may have put its own answers in the place of these."""
@@ -15,10 +17,30 @@ def heed_signals() -> None:
         signal.signal(number, _leave)
 
 
+def end_without_libraries() -> None:
+    """Have ``leave`` end the command without what libraries do at the end of a process."""
+    global _without_libraries
+    _without_libraries = True
+
+
+def leave(code: int) -> NoReturn:
+    """End the command."""
+    if not _without_libraries:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    _stop_servers()
+    os._exit(code)
+
+
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     """End at once: a half-written part is cleared by the next run, the workers follow, Prefect's server is told to."""
+    _stop_servers()
+    os.write(2, b"build-shards: stopped; the same command goes on from here\n")
+    os._exit(128 + number)
+
+
+def _stop_servers() -> None:
     servers = getattr(sys.modules.get("prefect.server.api.server"), "SubprocessASGIServer", None)  # imported by now?
     for server in list(servers._instances.values()) if servers else ():
         server.stop()
-    os.write(2, b"build-shards: stopped; the same command goes on from here\n")
-    os._exit(128 + number)

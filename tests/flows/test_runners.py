@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.build_shards import run
+from flows.ray_cluster import OBJECT_STORE_BYTES
 from flows.tasks import commit
 from pipeline import remote
 from pipeline.errors import UserError
@@ -253,6 +254,7 @@ def ray_head(free_port):
     """A head with two slots, by Ray's own command; all its processes are one group's."""
     no_token = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     command = ["start", "--head", "--block", "--port", str(free_port), "--num-cpus", "2", "--include-dashboard=false"]
+    command += ["--object-store-memory", str(OBJECT_STORE_BYTES)]
     # Below the folder of the test the paths of Ray's sockets would be too long.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         with Path(folder, "log").open("wb") as log:
