@@ -7,13 +7,14 @@ import functools
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from flows.cluster import DIED, POLL_S, Cluster, Wrap, host_and_port, where_of
-from flows.stopping import end_without_libraries
+from flows.stopping import end_now, end_without_libraries
 from pipeline import remote
 from pipeline.errors import UserError
 from pipeline.locations import Folder
@@ -21,6 +22,7 @@ from pipeline.workers import WorkerDiedError
 
 OBJECT_STORE_BYTES = 80_000_000  # the least that Ray takes; rows are all that goes through it
 GONE_S = 10.0  # without a listener, until a head is taken for lost
+END_S = 20.0  # for the flow to end by itself then
 
 
 def probe(address: str) -> list[str]:
@@ -46,6 +48,16 @@ class RayCluster(Cluster):
 
         self._require_head()
         return int(ray.cluster_resources().get("CPU", 0))
+
+    def watch(self) -> None:
+        """End the command where it could not by itself, a while after the head was lost: a call of Ray may hang."""
+        while not self._closed:
+            time.sleep(POLL_S)
+            try:
+                self._require_head()
+            except UserError as error:
+                time.sleep(END_S)
+                end_now(str(error), code=2)
 
     def _require_head(self) -> None:
         """See that somebody listens where the head was: Ray ends this process, a minute after it has lost it."""
@@ -107,6 +119,8 @@ def opened(address: str | None, num_workers: int, must_see: Sequence[Folder]) ->
             raise UserError(f"{where} cannot be used: {' '.join(str(error).split())}") from error
         wrap = functools.partial(remote.wrap, must_see=must_see, owns_process=True)
         cluster = RayCluster(wrap, where=where, head=None if address is None else host_and_port(address))
+        if address is not None:
+            threading.Thread(target=cluster.watch, daemon=True).start()
         try:
             yield cluster
         finally:

@@ -29,18 +29,18 @@ def leave(code: int) -> NoReturn:
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    _stop_servers()
-    os._exit(code)
+    end_now(None, code=code)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    end_now("stopped; the same command goes on from here", code=128 + number)
+
+
+def end_now(line: str | None, *, code: int) -> NoReturn:
     """End at once: a half-written part is cleared by the next run, the workers follow, Prefect's server is told to."""
-    _stop_servers()
-    os.write(2, b"build-shards: stopped; the same command goes on from here\n")
-    os._exit(128 + number)
-
-
-def _stop_servers() -> None:
     servers = getattr(sys.modules.get("prefect.server.api.server"), "SubprocessASGIServer", None)  # imported by now?
     for server in list(servers._instances.values()) if servers else ():
         server.stop()
+    if line is not None:
+        os.write(2, f"build-shards: {line}\n".encode())
+    os._exit(code)
